@@ -1,0 +1,315 @@
+"""The typed records that cross the seams between stages.
+
+All are frozen, keyword-only and check themselves on creation. Records without arrays travel as one
+JSON line each (`to_json_line`, `from_json`); a `Clip` holds arrays and stays in memory. Times are
+seconds on the file's own timeline, whose zero is the start of its earliest stream (what a player
+shows as 0:00); intervals are half-open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+
+from avocet.errors import RecordError
+
+AudioStatus = Literal["present", "silent", "absent", "undecodable"]
+AudioPolicy = Literal["auto", "require", "ignore"]
+StopReason = Literal["end", "length"]
+Task = Literal["caption", "local_caption", "qa", "asr", "audio_caption"]
+
+SAMPLE_RATE = 16_000
+"""Samples per second of every waveform inside Avocet."""
+
+_RecordT = TypeVar("_RecordT", bound="Record")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise RecordError(message)
+
+
+def _check_interval(name: str, start_seconds: float | None, end_seconds: float | None) -> None:
+    if start_seconds is not None:
+        _check(start_seconds >= 0, f"{name}: start_seconds must be >= 0, got {start_seconds}")
+    if start_seconds is not None and end_seconds is not None:
+        _check(
+            end_seconds > start_seconds,
+            f"{name}: the interval [{start_seconds}, {end_seconds}) is empty; end_seconds must be larger",
+        )
+
+
+@functools.cache
+def _adapter(record_type: type[Any]) -> Any:
+    # pydantic costs 0.1 s to import; only reading files from outside needs it.
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(record_type, config=ConfigDict(extra="forbid"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """Base of the records that are one JSON line each."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary of JSON types."""
+        return dataclasses.asdict(self)
+
+    def to_json_line(self) -> str:
+        """One line of JSON without the newline."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls: type[_RecordT], data: Mapping[str, Any]) -> _RecordT:
+        """Validate untrusted data. Raises `RecordError` naming each wrong field."""
+        from pydantic import ValidationError
+
+        try:
+            record: _RecordT = _adapter(cls).validate_python(dict(data))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc']) or cls.__name__}: {item['msg']}"
+                for item in error.errors()
+            )
+            raise RecordError(f"not a valid {cls.__name__}: {problems}") from error
+        return record
+
+    @classmethod
+    def from_json(cls: type[_RecordT], line: str) -> _RecordT:
+        """Read one JSON line. Raises `RecordError` when it is no JSON object or breaks the record's rules."""
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RecordError(f"not a valid {cls.__name__}: not JSON ({error})") from error
+        _check(isinstance(data, dict), f"not a valid {cls.__name__}: expected a JSON object, got {type(data).__name__}")
+        return cls.from_dict(data)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipRef(Record):
+    """Where a clip is, without its pixels."""
+
+    id: str
+    path: str
+    """A file path or URL."""
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.id), "ClipRef: id must not be empty")
+        _check(bool(self.path), f"ClipRef {self.id!r}: path must not be empty")
+        _check_interval(f"ClipRef {self.id!r}", self.start_seconds, self.end_seconds)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceFacts(Record):
+    """What the file itself says, before any sampling."""
+
+    path: str
+    container: str
+    duration_seconds: float
+    start_time_seconds: float = 0.0
+    """Timestamp in the file that the timeline calls zero; add it to a time to get the raw timestamp."""
+    video_codec: str | None = None
+    width: int | None = None
+    """Display width in pixels, after rotation."""
+    height: int | None = None
+    average_fps: float | None = None
+    rotation_degrees: int = 0
+    video_start_seconds: float | None = None
+    video_end_seconds: float | None = None
+    audio_codec: str | None = None
+    audio_sample_rate: int | None = None
+    audio_channels: int | None = None
+    audio_start_seconds: float | None = None
+    audio_end_seconds: float | None = None
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Container metadata (untrusted text)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """Decoded frames and sound of one interval of one file."""
+
+    id: str
+    frames: np.ndarray
+    """uint8 (T, 3, H, W), RGB; T is 0 for audio-only clips."""
+    frame_times_seconds: np.ndarray
+    """float64 (T,), strictly increasing: when each frame is first shown, on the file's timeline."""
+    waveform: np.ndarray | None
+    """float32 (S,) in [-1, 1], 16 kHz mono; sample 0 plays at `start_seconds`. None without usable sound."""
+    start_seconds: float
+    duration_seconds: float
+    audio_status: AudioStatus
+    source: SourceFacts
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        frames, times, name = self.frames, self.frame_times_seconds, f"Clip {self.id!r}"
+        _check(
+            frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[1] == 3,
+            f"{name}: frames must be uint8 (T, 3, H, W), got {frames.dtype} {frames.shape}",
+        )
+        _check(times.shape == (len(frames),), f"{name}: {len(frames)} frames but times of shape {times.shape}")
+        _check(len(times) < 2 or bool(np.all(np.diff(times) > 0)), f"{name}: frame times must increase strictly")
+        _check(
+            self.audio_status in get_args(AudioStatus),
+            f"{name}: audio_status must be one of {get_args(AudioStatus)}, got {self.audio_status!r}",
+        )
+        if self.waveform is not None:
+            _check(
+                self.waveform.dtype == np.float32 and self.waveform.ndim == 1,
+                f"{name}: waveform must be float32 (S,), got {self.waveform.dtype} {self.waveform.shape}",
+            )
+        has_sound = self.audio_status in ("present", "silent")
+        _check(
+            has_sound or self.waveform is None, f"{name}: audio_status is {self.audio_status} but a waveform was given"
+        )
+        _check(self.duration_seconds > 0, f"{name}: duration_seconds must be > 0, got {self.duration_seconds}")
+
+    @property
+    def end_seconds(self) -> float:
+        return self.start_seconds + self.duration_seconds
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second really sampled."""
+        return self.num_frames / self.duration_seconds
+
+    def __repr__(self) -> str:
+        sound = "None" if self.waveform is None else f"float32 {self.waveform.shape}"
+        return (
+            f"Clip(id={self.id!r}, frames=uint8 {self.frames.shape}, waveform={sound}, "
+            f"start_seconds={self.start_seconds:.3f}, duration_seconds={self.duration_seconds:.3f}, "
+            f"audio_status={self.audio_status!r}, warnings={list(self.warnings)})"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling(Record):
+    """How to sample a completion. `temperature=0` is greedy decoding."""
+
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.max_new_tokens >= 1, f"Sampling: max_new_tokens must be >= 1, got {self.max_new_tokens}")
+        _check(self.temperature >= 0, f"Sampling: temperature must be >= 0, got {self.temperature}")
+        _check(0 < self.top_p <= 1, f"Sampling: top_p must be in (0, 1], got {self.top_p}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Caption(Record):
+    """One caption with all that is needed to know how it came about."""
+
+    clip_id: str
+    path: str
+    text: str
+    model: str
+    revision: str
+    """Version of the weights: a hub commit, or a hash of the weight file."""
+    instruction: str
+    sampling: Sampling
+    stop_reason: StopReason
+    num_tokens: int
+    audio_used: bool
+    audio_status: AudioStatus
+    num_frames: int
+    fps: float
+    """Frames per second really used."""
+    start_seconds: float
+    end_seconds: float
+    layout_rule: str
+    timings_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(bool(self.clip_id), "Caption: clip_id must not be empty")
+        _check_interval(f"Caption of {self.clip_id!r}", self.start_seconds, self.end_seconds)
+        _check(self.num_tokens >= 0, f"Caption of {self.clip_id!r}: num_tokens must be >= 0, got {self.num_tokens}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure(Record):
+    """A clip that could not be processed: a value to count and report, never a silent hole."""
+
+    clip_id: str
+    path: str
+    stage: Literal["media", "model", "judge"]
+    error: str
+    """One line: what happened."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict(Record):
+    """What a judge found in one caption."""
+
+    clip_id: str
+    judge: str
+    run_index: int = 0
+    status: Literal["scored", "unscored"] = "scored"
+    reason: str | None = None
+    """Why it is unscored."""
+    findings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    raw_reply: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            (self.status == "unscored") == (self.reason is not None),
+            f"Verdict on {self.clip_id!r}: an unscored verdict needs a reason, a scored one has none",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingExample(Record):
+    """One thing to learn: a clip, what is asked about it and what should be answered."""
+
+    clip: ClipRef
+    task: Task
+    instruction: str
+    target: str
+    events: tuple[str, ...] = ()
+    checklist: tuple[str, ...] = ()
+    dialogue: tuple[dict[str, str], ...] = ()
+    """Utterances as {"speaker": ..., "text": ...}, in order."""
+    start_seconds: float | None = None
+    """The interval a local caption is about."""
+    end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            self.task in get_args(Task),
+            f"TrainingExample {self.clip.id!r}: task must be one of {get_args(Task)}, got {self.task!r}",
+        )
+        _check(bool(self.target), f"TrainingExample {self.clip.id!r}: target must not be empty")
+        _check_interval(f"TrainingExample {self.clip.id!r}", self.start_seconds, self.end_seconds)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferencePair(Record):
+    """Two captions of one clip, the first better than the second in every metric."""
+
+    clip: ClipRef
+    instruction: str
+    chosen: str
+    rejected: str
+    ground_truth: str
+    chosen_metrics: dict[str, float]
+    rejected_metrics: dict[str, float]
+    round: int
+
+    def __post_init__(self) -> None:
+        _check(self.chosen != self.rejected, f"PreferencePair {self.clip.id!r}: chosen and rejected are the same text")
+        _check(self.round >= 1, f"PreferencePair {self.clip.id!r}: round starts at 1, got {self.round}")
