@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -47,14 +47,17 @@ def _check_interval(name: str, start_seconds: float | None, end_seconds: float |
 @functools.cache
 def _adapter(record_type: type[Any]) -> Any:
     # pydantic costs 0.1 s to import; only reading files from outside needs it.
-    from pydantic import ConfigDict, TypeAdapter
+    from pydantic import TypeAdapter
 
-    return TypeAdapter(record_type, config=ConfigDict(extra="forbid"))
+    return TypeAdapter(record_type)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """Base of the records that are one JSON line each."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    """Unknown fields are errors, also in nested records."""
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary of JSON types."""

@@ -1,0 +1,71 @@
+"""The command line: a table of commands, each a module that is imported only when it is called.
+
+Exit codes: 0 done, 2 wrong usage or something could not be done (one line on stderr says what), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from avocet import __version__
+from avocet.errors import AvocetError
+
+COMMANDS = MappingProxyType(
+    {
+        "caption": "caption video files or folders, with their sound",
+        "inspect": "show what is read from a media file: frames, times, sound, warnings",
+        "evaluate": "measure a captioner on a benchmark",
+        "theatre": "make or show clips of the procedural theatre, with their exact truth",
+        "demo": "stage unseen clips, caption and judge them, write a page with the videos",
+        "train": "train a captioner from a recipe, stage by stage",
+    }
+)
+"""Command -> what it does; the module is `avocet.cli.<command>` with `main(argv) -> int`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"avocet {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"avocet: {_unknown(name)}", file=sys.stderr)
+        return 2
+    try:
+        code: int = importlib.import_module(f"avocet.cli.{name}").main(arguments[1:])
+    except AvocetError as error:
+        print(f"avocet {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"avocet {name}: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # how the argument parser ends a call, with its own message
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return code
+
+
+def _help() -> str:
+    lines = [
+        "usage: avocet COMMAND [ARGUMENTS]",
+        "",
+        "Caption videos with their sound, measure captions, train captioners.",
+    ]
+    lines += ["", "commands:", *(f"  {name:<10} {what}" for name, what in COMMANDS.items())]
+    lines += ["", "options:", "  -h, --help     show this, or the help of a command: avocet COMMAND --help"]
+    lines += ["  -V, --version  show the version"]
+    return "\n".join(lines)
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown command {name!r}; {hint}commands are {', '.join(COMMANDS)}"

@@ -1,0 +1,56 @@
+"""Training stages as short loops over shared parts; `run` is what the command line calls.
+
+avocet train data nano        render the recipe's clips
+avocet train towers nano      stage 0: encoders and decoder that real models get as pretrained weights
+avocet train align nano       audio alignment: the audio aligner only
+avocet train sft nano         audiovisual supervised fine-tuning
+avocet train export nano      write the last stage's weights as a captioner folder
+avocet train all nano         everything above, in order
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from avocet.errors import ConfigError
+
+STAGES = ("data", "towers", "align", "sft", "export", "all")
+
+
+def run(stage: str, recipe: str, run_dir: str | None = None, resume: bool = False, part: str | None = None) -> int:
+    """Run one stage (or `all`) of a recipe.
+
+    Args:
+        stage: one of `STAGES`.
+        recipe: a name below `./recipes`, or the path of a recipe file.
+        run_dir: where data, checkpoints and logs go; `runs/<recipe>` if not given.
+        resume: go on with runs that are already there instead of refusing.
+        part: run only the sub-stage (or data store) of this name.
+
+    Returns 0. Raises `ConfigError` for an unknown stage, recipe or part.
+    """
+    from avocet.training.export import export_model
+    from avocet.training.loop import run_stage
+    from avocet.training.render import render_recipe
+    from avocet.training.run_folder import load_recipe, recipe_path
+
+    if stage not in STAGES:
+        raise ConfigError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+    path = recipe_path(recipe)
+    plan = load_recipe(path)
+    folder = Path(run_dir) if run_dir else Path("runs") / plan.name
+    steps = [name for name in STAGES[:-1] if stage in (name, "all")]
+    for step in steps:
+        if step == "data":
+            only = (part,) if part else ()
+            render_recipe(path, folder / "data", workers=os.cpu_count() or 1, only=only)
+        elif step == "export":
+            export_model(plan, folder, folder / "export")
+        else:
+            configs = [config for config in getattr(plan, step) if part in (None, config.name)]
+            if not configs:
+                raise ConfigError(f"recipe {plan.name!r} has no part {part!r} in stage {step!r}")
+            for config in configs:
+                run_stage(path, config.name, folder, resume=resume or stage == "all")
+    return 0

@@ -1,0 +1,8 @@
+"""video-SALMONN 2: the paper's architecture, configurable in every size."""
+
+from avocet.models.salmonn2.checkpoint import load_checkpoint, save_checkpoint
+from avocet.models.salmonn2.config import Salmonn2Config
+from avocet.models.salmonn2.modeling import Salmonn2Model
+from avocet.models.salmonn2.tokenizer import build_word_tokenizer
+
+__all__ = ["Salmonn2Config", "Salmonn2Model", "build_word_tokenizer", "load_checkpoint", "save_checkpoint"]

@@ -1,0 +1,114 @@
+"""`nano`: a captioner of a few million parameters, trained from scratch on the theatre.
+
+Differs from the paper's recipe (video-SALMONN 2) in two ways. Real models start from pretrained encoders
+and a pretrained visual LLM; nano has to make its own (stage 0 `towers`). And everything is trained in SFT,
+since there are no pretrained weights worth protecting.
+
+    avocet train all nano
+"""
+
+from __future__ import annotations
+
+from avocet.models.salmonn2 import Salmonn2Config, Salmonn2Model
+from avocet.models.salmonn2.tokenizer import build_word_tokenizer
+from avocet.theatre.language import vocabulary_text
+from avocet.training.config import OptimizerConfig, Recipe, StageConfig, TheatreData
+
+TRAIN_SEEDS = 10_000_000
+"""Training and development clips use seeds from here on; every smaller seed is fresh for tests."""
+
+DATA = (
+    TheatreData(name="sound_1", kind="sound", level=1, first_seed=30_000_000, num_clips=10_000, with_speech_only=True),
+    TheatreData(name="sound_2", kind="sound", level=2, first_seed=40_000_000, num_clips=10_000, with_speech_only=True),
+    TheatreData(name="picture_1", kind="picture", level=1, first_seed=35_000_000, num_clips=4_000),
+    TheatreData(name="picture_2", kind="picture", level=2, first_seed=45_000_000, num_clips=4_000),
+    TheatreData(name="dev_1", kind="av", level=1, first_seed=50_000_000, num_clips=200, clips_per_shard=200),
+    TheatreData(name="dev_2", kind="av", level=2, first_seed=60_000_000, num_clips=200, clips_per_shard=200),
+    TheatreData(name="av_1", kind="av", level=1, first_seed=10_000_000, num_clips=9_000),
+    TheatreData(name="av_2", kind="av", level=2, first_seed=20_000_000, num_clips=6_000),
+)
+
+AUDIO_ALIGNER = ("segment_embedding", "query_tokens", "qformer", "audio_projection")
+
+TOWERS = (
+    StageConfig(
+        name="audio_tower",
+        objective="ctc",
+        stores=("sound_1", "sound_2"),
+        mixture={"sound_caption": 1.0},
+        trainable=("audio_encoder",),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        batch_size=16,
+        max_steps=3000,
+    ),
+    StageConfig(
+        name="vision_tower",
+        objective="frame_labels",
+        stores=("picture_1", "picture_2"),
+        mixture={"caption": 1.0},
+        trainable=("vision", "visual_aligner"),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        batch_size=16,
+        max_steps=1200,
+    ),
+    StageConfig(
+        name="visual_llm",
+        objective="tokens",
+        stores=("picture_1", "picture_2"),
+        mixture={"caption_no_track": 0.6, "text": 0.4},
+        trainable=("visual_aligner", "decoder"),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        batch_size=16,
+        max_steps=800,
+        starts_from=("vision_tower",),
+    ),
+)
+
+ALIGN = (
+    StageConfig(
+        name="align",
+        objective="tokens",
+        stores=("sound_1", "sound_2"),
+        mixture={"sound_caption": 0.6, "asr": 0.4},
+        trainable=AUDIO_ALIGNER,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        batch_size=16,
+        max_steps=600,
+        starts_from=("audio_tower", "vision_tower", "visual_llm"),
+    ),
+)
+
+SFT = (
+    StageConfig(
+        name="sft",
+        objective="tokens",
+        stores=("av_1", "av_2"),
+        mixture={
+            "caption": 0.85,
+            "caption_muted": 0.05,
+            "caption_no_track": 0.03,
+            "caption_black": 0.04,
+            "sound_caption": 0.03,
+        },
+        trainable=("vision", "visual_aligner", "audio_encoder", *AUDIO_ALIGNER, "decoder"),
+        optimizer=OptimizerConfig(learning_rate=1.2e-3),
+        batch_size=16,
+        max_steps=4000,
+        starts_from=("audio_tower", "vision_tower", "visual_llm", "align"),
+        ctc_weight=0.3,
+        frame_weight=0.3,
+        evaluate_every=500,
+        evaluate_store="dev_1",
+    ),
+)
+
+
+def build_model() -> Salmonn2Model:
+    """The untrained model."""
+    tokenizer = build_word_tokenizer(vocabulary_text())
+    return Salmonn2Model(Salmonn2Config.nano(vocab_size=len(tokenizer)), tokenizer)
+
+
+def recipe() -> Recipe:
+    """The whole plan."""
+    return Recipe(name="nano", build_model=build_model, data=DATA, towers=TOWERS, align=ALIGN, sft=SFT)

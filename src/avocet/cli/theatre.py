@@ -1,0 +1,115 @@
+"""`avocet theatre make|show`: clips of the procedural theatre with their exact truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from avocet.captioning.formats import clock
+
+if TYPE_CHECKING:
+    from avocet.theatre.script import Event, Script
+
+
+def make(level: int = 1, seed: int = 0, num_clips: int = 10, out: Path = Path("theatre"), workers: int = 2) -> int:
+    """Stage clips to mp4 and write what is true about them.
+
+    Args:
+        level: Difficulty, 1 or 2.
+        seed: First seed; clip i is the script of seed + i.
+        num_clips: How many clips.
+        out: Folder for the mp4 files and truth.jsonl.
+        workers: Processes that stage clips.
+    """
+    from avocet.errors import ConfigError
+    from avocet.evaluation.benchmarks.theatre_staging import stage_scripts
+    from avocet.theatre.script import make_script
+
+    if num_clips < 1:
+        raise ConfigError(f"--num-clips must be >= 1, got {num_clips}")
+    scripts = [make_script(seed + index, level) for index in range(num_clips)]
+    paths = stage_scripts(scripts, out, workers=workers)
+    lines = [truth_line(script, path.name) + "\n" for script, path in zip(scripts, paths, strict=True)]
+    (out / "truth.jsonl").write_text("".join(lines), encoding="utf-8")
+    print(f"{num_clips} clips and truth.jsonl are in {out}")
+    return 0
+
+
+def show(seed: Annotated[Positional[int], arg(metavar="SEED")], level: int = 1, num_captions: int = 3) -> int:
+    """Print the timeline of a script, reference captions and questions.
+
+    Args:
+        seed: Which script.
+        level: Difficulty, 1 or 2.
+        num_captions: How many wordings of the reference caption.
+    """
+    from avocet.theatre.language import reference_captions
+    from avocet.theatre.questions import make_questions
+    from avocet.theatre.script import make_script
+
+    script = make_script(seed, level)
+    print(f"{script.id}: {script.duration_seconds:g} s, background {script.background}")
+    for event in script.events:
+        times = f"{clock(event.start_seconds)} - {clock(event.end_seconds)}"
+        print(f"  {times}  {event.kind:<6}  {event_text(event)}")
+    print("\nreference captions")
+    for caption in reference_captions(script, num_captions):
+        print(f"  {caption}")
+    print("\nquestions")
+    for question in make_questions(script):
+        print(f"  {question.text}  [{question.letter}]")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Run `avocet theatre`."""
+    code: int = tyro.extras.subcommand_cli_from_dict(
+        {"make": make, "show": show},
+        prog="avocet theatre",
+        description=__doc__,
+        args=argv,
+        config=(FlagCreatePairsOff,),
+    )
+    return code
+
+
+def event_text(event: Event) -> str:
+    """An event in a few plain words, for timelines."""
+    if event.kind == "visual":
+        place = ("", " (left)", " (right)")[event.lane]
+        return f"{event.colour} {event.shape}: {event.motion}{place}"
+    if event.kind == "speech":
+        return f'{event.speaker}: "{event.utterance}"'
+    return event.word or event.sound or event.scene
+
+
+def truth_line(script: Script, file_name: str) -> str:
+    """Everything that is true about a staged script, as one line of JSON."""
+    from avocet.theatre.language import reference_captions, sound_caption
+    from avocet.theatre.questions import make_questions
+
+    speech = [event for event in script.events if event.kind == "speech"]
+    truth: dict[str, Any] = {
+        "clip_id": script.id,
+        "path": file_name,
+        "script": dataclasses.asdict(script),
+        "events": [
+            {
+                "kind": event.kind,
+                "text": event_text(event),
+                "start_seconds": event.start_seconds,
+                "end_seconds": event.end_seconds,
+            }
+            for event in script.events
+        ],
+        "dialogue": [{"speaker": event.speaker, "text": event.utterance} for event in speech],
+        "captions": reference_captions(script, 4),
+        "sound_caption": sound_caption(script),
+        "questions": [{**question.to_dict(), "letter": question.letter} for question in make_questions(script)],
+    }
+    return json.dumps(truth, ensure_ascii=False)

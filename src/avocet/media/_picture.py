@@ -1,0 +1,152 @@
+"""Decoded pictures to RGB arrays: upright, with square pixels, at most `max_pixels` large.
+
+Colours are converted by FFmpeg's swscale with the matrix and range the stream declares (BT.601, limited
+range, where it declares none, like every FFmpeg tool). HDR is not tone-mapped; a warning says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+_SQUARE_WITHIN = Fraction(1, 100)
+"""Pixel aspect ratios this close to 1 are rounding of even picture sizes (224:225), not a wish to be resampled."""
+
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Orientation:
+    """A display matrix reduced to a transposition followed by flips; the eight right-angled cases."""
+
+    transpose: bool = False
+    flip_columns: bool = False
+    flip_rows: bool = False
+    rotation_degrees: int = 0
+    """How far the stored picture is turned counterclockwise for display: 0, 90, 180 or 270."""
+    exact: bool = True
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """Turn (H, W, 3) for display, as a view."""
+        if self.transpose:
+            picture = picture.transpose(1, 0, 2)
+        return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+def orientation_of(frame: VideoFrame) -> Orientation:
+    """Read the display matrix: a stored pixel (x, y) is shown at (a x + c y, b x + d y), y pointing down."""
+    for item in cast(Iterable[SideData], frame.side_data):
+        if item.type == SideDataType.DISPLAYMATRIX:
+            matrix = np.frombuffer(bytes(cast(Any, item)), dtype=np.int32)
+            a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))
+            transpose = abs(b) > abs(a)
+            large, small = (b, a) if transpose else (a, b)
+            return Orientation(
+                transpose=transpose,
+                flip_columns=(c if transpose else a) < 0,
+                flip_rows=(b if transpose else d) < 0,
+                rotation_degrees=round(frame.rotation / 90) * 90 % 360,
+                exact=abs(small) <= abs(large) // 50,
+            )
+    return Orientation()
+
+
+def display_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """(width, height) with square pixels: the height stays, the width is stretched as players do."""
+    if not pixel_aspect or abs(pixel_aspect - 1) <= _SQUARE_WITHIN:
+        return width, height
+    return max(1, round(width * pixel_aspect)), height
+
+
+def fit_pixels(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
+    """The largest size of the same aspect with at most `max_pixels`; both sides are rounded down, never up.
+
+    Worked: 854 x 480 in 100,000 pixels: scale sqrt(100000 / 409920) = 0.4939, so 421 x 237 = 99,777.
+    """
+    if max_pixels is None or width * height <= max_pixels:
+        return width, height
+    scale = math.sqrt(max_pixels / (width * height))
+    fitted_width = min(max(1, math.floor(width * scale)), max_pixels)
+    return fitted_width, min(max(1, math.floor(height * scale)), max_pixels // fitted_width)
+
+
+class PictureWriter:
+    """Converts the kept frames, all to the size of the first, into one (T, 3, H, W) array.
+
+    Args:
+        pixel_aspect: width over height of a stored pixel; None for square ones.
+        max_pixels: the largest picture to produce; None keeps the size.
+        capacity: how many frames are expected.
+    """
+
+    def __init__(self, pixel_aspect: Fraction | None, max_pixels: int | None, capacity: int) -> None:
+        self._capacity = capacity
+        self._pixel_aspect = pixel_aspect
+        self._max_pixels = max_pixels
+        self._scaler = VideoReformatter()
+        self._orientation = Orientation()
+        self._size: tuple[int, int] | None = None
+        self._stored_size: tuple[int, int] | None = None
+        self._frames = np.zeros((0, 3, 0, 0), dtype=np.uint8)
+        self._num_frames = 0
+        self.shown_size: tuple[int, int] | None = None
+        """(width, height) for display before `max_pixels`, known after the first frame."""
+        self.warnings: list[str] = []
+
+    @property
+    def orientation(self) -> Orientation:
+        return self._orientation
+
+    def look(self, frame: VideoFrame) -> None:
+        """Learn size and orientation from the first decoded frame."""
+        self._orientation = orientation_of(frame)
+        self._stored_size = frame.width, frame.height
+        shown = display_size(frame.width, frame.height, self._pixel_aspect)
+        self._size = fit_pixels(*shown, self._max_pixels)
+        self.shown_size = shown[::-1] if self._orientation.transpose else shown
+        if not self._orientation.exact:
+            self.warnings.append(
+                f"the display matrix is no right-angled turn; turned by {self._orientation.rotation_degrees} degrees"
+            )
+        if frame.color_trc in _HDR_TRANSFERS:
+            self.warnings.append(f"HDR video ({_HDR_TRANSFERS[frame.color_trc]}): colours are not tone-mapped")
+
+    def add(self, frame: VideoFrame) -> None:
+        """Convert one frame and keep it."""
+        assert self._size is not None
+        if (frame.width, frame.height) != self._stored_size:
+            warning = "the picture size changes inside the video; all frames were scaled to the first size"
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+        width, height = self._size
+        rgb = self._scaler.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
+        )
+        plane = rgb.planes[0]
+        rows = np.frombuffer(cast(Any, plane), dtype=np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
+        upright = self._orientation.apply(rows.reshape(height, width, 3))
+        self._reserve(upright.shape[0], upright.shape[1])
+        for channel in range(3):
+            self._frames[self._num_frames, channel] = upright[:, :, channel]
+        self._num_frames += 1
+
+    def frames(self) -> np.ndarray:
+        """uint8 (T, 3, H, W) of everything added; (0, 3, 0, 0) of nothing."""
+        return self._frames[: self._num_frames]
+
+    def _reserve(self, height: int, width: int) -> None:
+        # Untouched pages cost no memory, so reserving for all planned frames beats stacking them at the end.
+        if self._num_frames == len(self._frames):
+            grown = np.empty((max(self._capacity, 2 * self._num_frames), 3, height, width), dtype=np.uint8)
+            if self._num_frames:
+                grown[: self._num_frames] = self._frames
+            self._frames = grown

@@ -1,0 +1,130 @@
+"""Imports go one way only, stages do not know which model they hold, and start-up stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "avocet"
+
+ORDER = (
+    *("errors", "records", "ledger", "media", "models", "captioning", "metrics", "judging", "theatre"),
+    *("evaluation", "rewards", "curation", "training", "review", "cli"),
+)
+"""Each part may import itself and what stands before it."""
+
+MODEL_BLIND = ("captioning", "evaluation", "training")
+"""Parts that get their model from outside: by registry name, or built by a recipe."""
+
+MODEL_NEUTRAL = ("interface", "layout", "registry", "prefix", "features", "lora")
+"""What the model-blind parts may use of `avocet.models`."""
+
+HEAVY = ("torch", "transformers", "av", "tyro", "pydantic", "rich", "numpy")
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_parts(path: Path) -> tuple[str, ...]:
+    """src/avocet/media/clip.py -> ("media", "clip"); the package's own __init__ -> ()."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imported_modules(tree: ast.AST, own_package: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Every imported dotted name with its line; `from a import b` gives a.b, since b may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                kept = own_package[: len(own_package) - (node.level - 1)]
+                base = ".".join(("avocet", *kept, *([base] if base else [])))
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def avocet_imports(path: Path) -> list[tuple[tuple[str, ...], int]]:
+    """The avocet modules that a file imports anywhere in it, without the leading "avocet"."""
+    parts = module_parts(path)
+    own_package = parts if path.name == "__init__.py" else parts[:-1]
+    names = imported_modules(ast.parse(path.read_text(encoding="utf-8")), own_package)
+    return [(tuple(name.split(".")[1:]), line) for name, line in names if name.split(".")[0] == "avocet"]
+
+
+def wrong_directions(path: Path) -> list[str]:
+    own = module_parts(path)
+    if not own:  # the package's __init__ only forwards names, lazily
+        return []
+    assert own[0] in ORDER, f"{path}: {own[0]!r} has no place in the order of the layout; add it to ORDER"
+    problems = []
+    for target, line in avocet_imports(path):
+        if target and target[0] in ORDER and ORDER.index(target[0]) > ORDER.index(own[0]):
+            problems.append(f"{path}:{line}: {own[0]} must not import {target[0]}, which comes after it")
+        if not target:
+            problems.append(f"{path}:{line}: import from the module that defines the name, not from avocet itself")
+        elif target[0] not in ORDER and target[0] != "__version__":
+            problems.append(f"{path}:{line}: import {target[0]!r} from the module that defines it")
+    return problems
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_the_layout_only(path: Path) -> None:
+    assert wrong_directions(path) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if module_parts(path)[:1] and module_parts(path)[0] in MODEL_BLIND],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_stages_do_not_know_which_model_they_hold(path: Path) -> None:
+    concrete = [
+        f"{path}:{line}: imports avocet.{'.'.join(target)}"
+        for target, line in avocet_imports(path)
+        if target[:1] == ("models",) and (len(target) < 2 or target[1] not in MODEL_NEUTRAL)
+    ]
+    assert concrete == []
+
+
+def test_nothing_imports_the_command_line() -> None:
+    problems = [
+        f"{path}:{line}"
+        for path in FILES
+        if module_parts(path)[:1] != ("cli",)
+        for target, line in avocet_imports(path)
+        if target[:1] == ("cli",)
+    ]
+    assert problems == []
+
+
+def test_the_checker_sees_what_it_must(tmp_path: Path) -> None:
+    source = "import avocet.cli.main\nfrom avocet import media\nfrom . import clip\nfrom ..models import layout\n"
+    found = list(imported_modules(ast.parse(source), ("media",)))
+    assert found == [
+        ("avocet.cli.main", 1),
+        ("avocet.media", 2),
+        ("avocet.media.clip", 3),
+        ("avocet.models.layout", 4),
+    ]
+
+
+@pytest.mark.parametrize("module", ["avocet", "avocet.cli", "avocet.errors"])
+def test_start_up_stays_light(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_public_names_are_there() -> None:
+    import avocet
+
+    for name in avocet.__all__:
+        assert getattr(avocet, name) is not None
+    assert set(avocet.__all__) <= set(dir(avocet))
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        avocet.no_such_name  # noqa: B018
