@@ -128,3 +128,13 @@ def test_public_names_are_there() -> None:
     assert set(avocet.__all__) <= set(dir(avocet))
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         avocet.no_such_name  # noqa: B018
+
+
+def test_public_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
+    """`avocet.theatre.stage` is a function and a module; importing the module must not hide the function."""
+    code = (
+        "import avocet; from avocet.theatre.stage import stage_arrays; import avocet.theatre.judge; "
+        "print([callable(f) for f in (avocet.theatre.stage, avocet.theatre.stage, avocet.theatre.judge)])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[True, True, True]"

@@ -25,7 +25,7 @@ DATA = (
     TheatreData(name="dev_1", kind="av", level=1, first_seed=50_000_000, num_clips=200, clips_per_shard=200),
     TheatreData(name="dev_2", kind="av", level=2, first_seed=60_000_000, num_clips=200, clips_per_shard=200),
     TheatreData(name="av_1", kind="av", level=1, first_seed=10_000_000, num_clips=9_000),
-    TheatreData(name="av_2", kind="av", level=2, first_seed=20_000_000, num_clips=6_000),
+    TheatreData(name="av_2", kind="av", level=2, first_seed=20_000_000, num_clips=5_000),
 )
 
 AUDIO_ALIGNER = ("segment_embedding", "query_tokens", "qformer", "audio_projection")

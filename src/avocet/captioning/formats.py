@@ -32,9 +32,10 @@ def clock(seconds: float) -> str:
 
 def summary(caption: Caption) -> str:
     """One line: interval, what was seen, whether sound was used, and the model."""
+    frames = "1 frame" if caption.num_frames == 1 else f"{caption.num_frames} frames"
     sound = "sound used" if caption.audio_used else f"sound not used ({caption.audio_status})"
     return (
-        f"{clock(caption.start_seconds)}-{clock(caption.end_seconds)}, {caption.num_frames} frames "
+        f"{clock(caption.start_seconds)}-{clock(caption.end_seconds)}, {frames} "
         f"at {caption.fps:.2f} fps, {sound}, {caption.model}"
     )
 

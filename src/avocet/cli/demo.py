@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from avocet.records import Caption
     from avocet.review.page import Findings, Page
+    from avocet.theatre.judge import TheatreFindings
     from avocet.theatre.script import Script
 
 
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
     from avocet.captioning.captioner import load_captioner
     from avocet.errors import ConfigError
     from avocet.evaluation.benchmarks.theatre_staging import stage_scripts
+    from avocet.records import ClipRef
     from avocet.review.page import write_page
     from avocet.theatre.script import make_script
 
@@ -61,13 +63,13 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--num-clips must be >= 1, got {arguments.num_clips}")
     console = Console(highlight=False)
     scripts = [make_script(arguments.seed + index, arguments.level) for index in range(arguments.num_clips)]
-    console.print(f"staging {len(scripts)} clips of the theatre, level {arguments.level} ...")
-    paths = stage_scripts(scripts, arguments.out, workers=1)
     console.print(f"loading {arguments.model} ...")
     captioner = load_captioner(arguments.model)
+    console.print(f"staging {len(scripts)} clips of the theatre, level {arguments.level} ...")
+    paths = stage_scripts(scripts, arguments.out, workers=1)
     judged = []
     for script, path in zip(scripts, paths, strict=True):
-        judged.append(judge_caption(script, captioner.caption(path)))
+        judged.append(judge_caption(script, captioner.caption(ClipRef(id=script.id, path=str(path)))))
         console.print(as_table(judged[-1]))
     page = write_page(arguments.out / "index.html", as_page(judged, arguments.model))
     console.print(f"\nThe videos with their captions: {page.resolve()}", soft_wrap=True)
@@ -79,8 +81,24 @@ def judge_caption(script: Script, caption: Caption) -> Judged:
     from avocet.theatre.judge import judge
     from avocet.theatre.language import reference_caption
 
-    findings = page_findings(judge(caption.text, script))
+    findings = page_findings(script, judge(caption.text, script))
     return Judged(script=script, truth=reference_caption(script), caption=caption, findings=findings)
+
+
+def page_findings(script: Script, found: TheatreFindings) -> Findings:
+    """The judge's findings with the events that are right, which it leaves out."""
+    from avocet.review.page import Findings
+    from avocet.theatre.judge import judge
+
+    # A caption without a word misses every event, which gives all of them in the judge's own words.
+    events = judge("", script).missed
+    wrong = (*found.missed, *(text.split(": described as ", 1)[0] for text in found.incorrect))
+    return Findings(
+        correct=tuple(event for event in events if event not in wrong),
+        missed=found.missed,
+        incorrect=found.incorrect,
+        hallucinated=found.hallucinated,
+    )
 
 
 def as_table(judged: Judged) -> Table:
@@ -123,7 +141,7 @@ def as_page(judged: Sequence[Judged], model: str) -> Page:
         for item in judged
     )
     return Page(
-        title="Avocet: captions of clips nobody has seen",
+        title="Avocet demo: clips with their captions",
         lead=(
             f"{len(clips)} clips of a procedural theatre, staged to mp4 with picture and sound, captioned by {model} "
             "from the files alone, and compared exactly with the scripts they were staged from. Play them with the "

@@ -53,7 +53,7 @@ class EvaluateArguments:
 
 
 def main(argv: list[str]) -> int:
-    """Run `avocet evaluate`; returns 0 once the report is printed."""
+    """Run `avocet evaluate`. Returns 0 once the report is printed, 2 when no clip could be scored."""
     arguments = tyro.cli(
         EvaluateArguments, args=argv, prog="avocet evaluate", config=(FlagCreatePairsOff,), description=__doc__
     )
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         progress=_progress if sys.stderr.isatty() else None,
     )
     print(json.dumps(report.to_dict(), ensure_ascii=False) if arguments.json else report.to_text())
-    return 0
+    return 0 if report.num_scored else 2
 
 
 def _progress(finished: int, total: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -21,7 +22,7 @@ from avocet.errors import MediaError
 from avocet.media._picture import Orientation, PictureWriter
 from avocet.media._sampling import FrameSelector, Grid
 from avocet.media._sound import SoundTrack
-from avocet.media._source import EXACT_SEEK, Watchdog, container_names, describe
+from avocet.media._source import DECODE_TIMES_ONLY, EXACT_SEEK, Watchdog, container_names, describe
 from avocet.media._streams import Clock, Streams
 
 _SEEK_LEAD_SECONDS = 1.0
@@ -73,7 +74,6 @@ class Decoded:
     """Where the decoded video ends (its end, or somewhere past the interval's end)."""
     audio_end_seconds: float | None
     channel_peak: float
-    overflowed: bool
     orientation: Orientation
     shown_size: tuple[int, int] | None
     video_health: Health
@@ -104,6 +104,7 @@ def decode_interval(
     video = None
     if streams.video is not None:
         video = _VideoReader(path, streams, start_seconds, end_seconds, grid, capacity, max_pixels, seeked)
+        video.count_times = bool(container_names(container) & DECODE_TIMES_ONLY)
     audio = None
     if streams.audio is not None and streams.audio.codec_context is not None:
         audio = _AudioReader(streams, start_seconds, end_seconds, seeked)
@@ -121,19 +122,19 @@ def decode_interval(
             break
         if reader.landed_late:
             break
-    if video is not None:
-        video.close()
     pictures = video.pictures if video is not None else None
     sound = audio.sound if audio is not None else None
     waveform = sound.waveform(audio.packet_end_limit()) if audio and sound else np.zeros(0, dtype=np.float32)
+    audio_end = sound.end_seconds if sound else None
+    if video is not None:
+        video.close(audio_end)
     return Decoded(
         frames=pictures.frames() if pictures else np.zeros((0, 3, 0, 0), dtype=np.uint8),
         frame_times_seconds=np.asarray(video.kept_times if video else [], dtype=np.float64),
         waveform=waveform,
         video_end_seconds=video.end_seconds if video else None,
-        audio_end_seconds=sound.end_seconds if sound else None,
+        audio_end_seconds=audio_end,
         channel_peak=sound.channel_peak if sound else 0.0,
-        overflowed=video is not None and video.selector.overflowed,
         orientation=pictures.orientation if pictures else Orientation(),
         shown_size=pictures.shown_size if pictures else None,
         video_health=video.health if video else Health(),
@@ -230,6 +231,9 @@ class _VideoReader:
         self.reached_seconds = -math.inf
         self.finished = False
         self.landed_late = False
+        self.count_times = False
+        """Whether the n-th frame shown takes the n-th packet's time, because packets carry no other times."""
+        self._decode_times: deque[float] = deque()
         self._path = path
         self._clock = streams.clock(self.stream)
         self._start = start_seconds
@@ -251,13 +255,16 @@ class _VideoReader:
             return
         inside = packet.size > 0 and _packet_seconds(packet, self._clock) >= self._start
         self.health.num_packets += inside
+        if packet.size > 0 and packet.dts is not None and self.count_times:
+            self._decode_times.append(self._clock.seconds(packet.dts))
         for frame in _decode_packet(packet, self.health, count_failure=inside):
             self._take(cast(VideoFrame, frame))
 
-    def close(self) -> None:
-        """Decide on the last frame, which no successor ends; a player leaves it on the screen."""
+    def close(self, sound_end_seconds: float | None) -> None:
+        """Decide on the last frame: it stays on the screen until the sound ends, too."""
         if self._pending is not None and not self.finished and not self.landed_late:
-            self._keep_if_shown(math.inf if math.isfinite(self._end) else self._pending_time + self._pending_duration)
+            own_end = self._pending_time + self._pending_duration
+            self._keep_if_shown(own_end if sound_end_seconds is None else max(own_end, sound_end_seconds))
 
     def _take(self, frame: VideoFrame) -> None:
         time = self._time_of(frame)
@@ -289,6 +296,8 @@ class _VideoReader:
             self.kept_times.append(self._pending_time)
 
     def _time_of(self, frame: VideoFrame) -> float:
+        if self._decode_times:
+            return self._decode_times.popleft()
         timestamp = frame.pts if frame.pts is not None else frame.dts
         if timestamp is not None:
             return self._clock.seconds(timestamp)
@@ -339,7 +348,13 @@ class _AudioReader:
             time = self._clock.seconds(frame.pts)
             self.landed_late = time > self._start and time > (self._stream_start or 0.0) + _SEEK_LEAD_SECONDS
         self._frame_seconds = frame.samples / frame.sample_rate if frame.sample_rate else 0.0
-        self.sound.add(frame, self._seeked)
+        try:
+            self.sound.add(frame, self._seeked)
+        except (av.error.FFmpegError, ValueError) as error:
+            # Decoded, but in a layout or format that cannot be mixed to mono.
+            self.health.num_failed += 1
+            self.health.last_error = describe(error)
+            return
         end = self.sound.end_seconds
         self.finished = end is not None and end >= self._end
 

@@ -175,7 +175,7 @@ def _pass(
     require_media(request.path, streams)
     if streams.video is not None and streams.video.codec_context is None:
         raise MediaError(request.path, "video", "there is no decoder for its codec")
-    file_end = header_end(container) or read_to_end(request.path, watchdog)
+    file_end = header_end(container, streams) or read_to_end(request.path, watchdog)
     promise = _promise(container, streams)
     if promise.file_end_seconds is not None:
         _check_start(request, promise.file_end_seconds)
@@ -218,12 +218,12 @@ def _corrected_end(request: _Request, reading: _Reading) -> float | None:
 
 
 def _promise(container: InputContainer, streams: Streams) -> _Promise:
-    if not duration_is_stated(container):
+    if not duration_is_stated(container, streams):
         return _Promise()
     return _Promise(
         video_end_seconds=streams.end_seconds(streams.video),
         audio_end_seconds=streams.end_seconds(streams.audio),
-        file_end_seconds=header_end(container),
+        file_end_seconds=header_end(container, streams),
     )
 
 
@@ -244,7 +244,8 @@ def _check_video(request: _Request, reading: _Reading) -> None:
         if health.mostly_damaged:
             raise MediaError(request.path, "video", f"{health.summary()}; the file is damaged or encrypted")
         if decoded.video_end_seconds is None:
-            raise MediaError(request.path, "video", f"no frame could be decoded ({health.last_error or 'no packets'})")
+            reason = health.last_error or "nothing to read in the interval; the file is cut off or damaged"
+            raise MediaError(request.path, "video", f"no frame could be decoded ({reason})")
         _check_length(request, "video", decoded.video_end_seconds, reading.promise.video_end_seconds)
     file_end = _file_end(decoded)
     if file_end is None:

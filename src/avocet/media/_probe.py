@@ -16,9 +16,18 @@ from av.video.stream import VideoStream
 from avocet.errors import MediaError
 from avocet.media._decode import first_picture, scan_end
 from avocet.media._picture import Orientation
-from avocet.media._source import TRUSTED_DURATION, Watchdog, container_names, open_container
+from avocet.media._source import (
+    DURATION_COUNTS_FROM_ZERO,
+    TRUSTED_DURATION,
+    Watchdog,
+    container_names,
+    open_container,
+)
 from avocet.media._streams import Streams, choose_streams
 from avocet.records import SourceFacts
+
+_LATE_START_SECONDS = 0.05
+"""A first timestamp past this makes durations ambiguous that may or may not count from timestamp 0."""
 
 _CLOCK_TIME = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
@@ -35,7 +44,7 @@ def probe(path: str | os.PathLike[str], *, timeout_seconds: float = 120.0) -> So
     with open_container(name, watchdog) as container:
         streams = choose_streams(container)
         require_media(name, streams)
-        end = header_end(container)
+        end = header_end(container, streams)
         if end is None:
             end = read_to_end(name, watchdog)
         picture = first_picture(container, streams, watchdog)
@@ -48,14 +57,21 @@ def require_media(path: str, streams: Streams) -> None:
         raise MediaError(path, "container", "holds neither a video nor an audio stream")
 
 
-def header_end(container: InputContainer) -> float | None:
+def header_end(container: InputContainer, streams: Streams) -> float | None:
     """Where the header says (or FFmpeg estimates) that the file ends, from the timeline's zero; else None."""
-    return container.duration / 1_000_000 if container.duration else None
+    if not container.duration or _counted_from_elsewhere(container, streams):
+        return None
+    return container.duration / 1_000_000
 
 
-def duration_is_stated(container: InputContainer) -> bool:
+def duration_is_stated(container: InputContainer, streams: Streams) -> bool:
     """Whether `header_end` is a statement of the header rather than an estimate."""
-    return header_end(container) is not None and bool(container_names(container) & TRUSTED_DURATION)
+    return header_end(container, streams) is not None and bool(container_names(container) & TRUSTED_DURATION)
+
+
+def _counted_from_elsewhere(container: InputContainer, streams: Streams) -> bool:
+    late = streams.zero > _LATE_START_SECONDS
+    return late and bool(container_names(container) & DURATION_COUNTS_FROM_ZERO)
 
 
 def read_to_end(path: str, watchdog: Watchdog) -> float:
@@ -112,7 +128,7 @@ def _codec_name(stream: VideoStream | AudioStream | None) -> str | None:
 
 def _stream_end(streams: Streams, stream: VideoStream | AudioStream | None) -> float | None:
     end = streams.end_seconds(stream)
-    if end is None and stream is not None:
+    if end is None and stream is not None and streams.zero <= _LATE_START_SECONDS:
         # Matroska muxers write the end of each stream as a tag.
         written = _CLOCK_TIME.fullmatch(stream.metadata.get("DURATION", ""))
         if written:

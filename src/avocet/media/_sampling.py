@@ -55,8 +55,6 @@ class FrameSelector:
         self._end = end_seconds
         self._next = 0
         self.num_kept = 0
-        self.overflowed = False
-        """Whether more than `limit` frames were wanted; the surplus is not kept."""
 
     def shown_at_target(self, until_seconds: float) -> bool:
         """Whether a frame shown until `until_seconds` is on screen at a target not served by an earlier frame."""
@@ -68,8 +66,8 @@ class FrameSelector:
         self._next = max(first + 1, math.ceil((until - self._grid.start_seconds) / self._grid.step_seconds))
         while self._grid.target(self._next) < until:
             self._next += 1
+        # Wanting more than the limit means that the header understated the length; the caller plans anew.
         if self.num_kept == self._grid.limit:
-            self.overflowed = True
             return False
         self.num_kept += 1
         return True

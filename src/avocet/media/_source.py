@@ -32,8 +32,14 @@ CONTAINERS = (
 TRUSTED_DURATION = frozenset({"mov", "matroska", "avi", "asf", "wav", "flac", "mxf"})
 """Containers whose header states the duration; elsewhere FFmpeg estimates it, often from the bit rate."""
 
+DURATION_COUNTS_FROM_ZERO = frozenset({"matroska", "flv", "live_flv"})
+"""Containers whose duration some writers count from timestamp 0 and some from the first frame."""
+
 EXACT_SEEK = frozenset({"mov", "matroska"})
 """Containers whose index leads to a keyframe at or before a time, with exact timestamps after it."""
+
+DECODE_TIMES_ONLY = frozenset({"avi"})
+"""Containers that store no presentation times; FFmpeg's guesses at them are wrong for B-frames."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 

@@ -18,8 +18,14 @@ def _with_plurals(names: tuple[str, ...], aliases: Mapping[str, str]) -> Mapping
 SHAPE_NOUNS = _with_plurals(
     world.SHAPES,
     {
-        **{"disc": "circle", "disk": "circle", "ball": "circle", "box": "square", "block": "square"},
-        **{"rhombus": "diamond", "crescent": "moon", "plus": "cross"},
+        "disc": "circle",
+        "disk": "circle",
+        "ball": "circle",
+        "box": "square",
+        "block": "square",
+        "rhombus": "diamond",
+        "crescent": "moon",
+        "plus": "cross",
     },
 )
 GENERIC_SHAPE_NOUNS = frozenset({"object", "objects", "shape", "shapes", "figure", "figures"})
@@ -69,15 +75,17 @@ DIRECTIONS = MappingProxyType(
         **dict.fromkeys(("down", "downward", "downwards"), "fall"),
     }
 )
-OPPOSITE = MappingProxyType(
-    {"slide left": "slide right", "slide right": "slide left", "rise": "fall", "fall": "rise"}
-)
+OPPOSITE = MappingProxyType({"slide left": "slide right", "slide right": "slide left", "rise": "fall", "fall": "rise"})
 
 SOUND_NOUNS = _with_plurals(
     world.SOUNDS,
     {
-        **{"drumbeat": "drum", "raindrop": "rain", "rainfall": "rain", "birdsong": "bird", "motor": "engine"},
-        **{"wave": "waves", "surf": "waves", "ocean": "waves", "sea": "waves"},
+        "drumbeat": "drum",
+        "raindrop": "rain",
+        "rainfall": "rain",
+        "birdsong": "bird",
+        "motor": "engine",
+        "wave": "waves",
     },
 )
 SOUND_ALONE = MappingProxyType(
@@ -123,10 +131,13 @@ SPEAKING_VERBS = frozenset(
 SCENE_NOUNS = MappingProxyType(
     {
         **{name: name for name in world.SCENES if " " not in name},
-        **{"shore": "beach", "seashore": "beach", "woods": "forest", "cityscape": "city"},
+        "shore": "beach",
+        "seashore": "beach",
+        "woods": "forest",
+        "cityscape": "city",
     }
 )
-SCENE_PAIRS = MappingProxyType(
+SCENE_PAIRS: MappingProxyType[tuple[str, str], str] = MappingProxyType(
     {
         ("night", "sky"): "night sky",
         ("starry", "sky"): "night sky",
@@ -161,6 +172,11 @@ SIMULTANEITY_OPENERS = frozenset({"meanwhile", "simultaneously"})
 JOINERS = frozenset({"and", "while", "as", "before", "after", "with", "but", "or", "when", "then", "followed"})
 PRONOUNS = frozenset({"he", "she", "it", "they"})
 CLAUSE_ENDS = frozenset({",", ":", "while", "as", "and", "when", "-", "(", ")"})
+HEARING_WORDS = frozenset({"heard", "hear", "hears", "sound", "sounds", "audible"})
+APPEARING_VERBS = frozenset({"appears", "appear", "appeared", "appearing", "flashes"})
+SHOWN = frozenset({"shown", "displayed", "visible", "written", "seen"})
+BEING = frozenset({"is", "are", "was", "were", "becomes", "turns", "looks"})
+NO_COLOUR_OF_AN_ACTOR = frozenset({"noise", "sky", "background", "backdrop", "light", "sound", "picture", "scene"})
 
 KNOWN_WORDS = frozenset(
     {

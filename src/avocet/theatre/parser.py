@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from avocet.theatre import _lexicon as lexicon
-from avocet.theatre import world
-from avocet.theatre._segments import Item, Quote, Word, sentences
+from avocet.theatre._reader import Reader
+from avocet.theatre._segments import Word, sentences
 from avocet.theatre.script import EventKind
 
 
@@ -74,80 +73,18 @@ def parse_caption(text: str) -> list[Mention]:
     found = sentences(text)
     words = [item for sentence in found for item in sentence if isinstance(item, Word) and len(item.text) > 1]
     capitals = sum(word.text.isupper() for word in words)
-    reader = _Reader(capitals_tell=2 * capitals <= len(words))
+    reader = Reader(text, capitals_tell=2 * capitals <= len(words))
     for index, sentence in enumerate(found):
         reader.read(index, sentence)
-    return sorted((draft.mention() for draft in reader.drafts), key=lambda mention: (mention.start, mention.end))
-
-
-@dataclasses.dataclass(slots=True)
-class _Draft:
-    """A mention that may still learn its motion or colour."""
-
-    kind: EventKind
-    start: int
-    end: int
-    sentence: int
-    beat: int
-    attributes: dict[str, str]
-
-    def mention(self) -> Mention:
-        span = {"start": self.start, "end": self.end, "sentence": self.sentence, "beat": self.beat}
-        return Mention(kind=self.kind, **self.attributes, **span)  # type: ignore[arg-type]
-
-
-class _Reader:
-    """Reads sentence after sentence, item after item, and remembers what a later word may refer to."""
-
-    def __init__(self, *, capitals_tell: bool) -> None:
-        self.drafts: list[_Draft] = []
-        self._capitals_tell = capitals_tell
-        """Words in capitals mean on-screen text; not so in a text that is all in capitals."""
-        self._beat = -1
-        self._last_actor: _Draft | None = None
-        self._last_speaker = ""
-        self._last_scene = ""
-
-    def read(self, index: int, items: list[Item]) -> None:
-        """Read one sentence."""
-        if not (self.drafts and _opens_simultaneously(items)):
-            self._beat += 1
-        self._index = index
-        self._items = items
-        self._done: set[int] = set()
-        """Items that an earlier item has used up."""
-        self._head: _Draft | None = None
-        """The last mention of this sentence: what a verb tells something about."""
-        self._colour: tuple[str, int] | None = None
-        self._motion: tuple[str, int] | None = None
-        """A colour, or a motion told before its actor, with its index."""
-        self._speaker: str | None = None
-        self._told_by: int = -1
-        """Index of the last word that names or implies a speaker since the last quotation."""
-        self._silenced = False
-        self._scene_cue: int | None = None
-        self._noises: list[tuple[str, Word]] = []
-        self._next_quote = _next_indices(items, lambda item: isinstance(item, Quote))
-        first_draft = len(self.drafts)
-        for position, item in enumerate(items):
-            if position in self._done:
-                continue
-            if isinstance(item, Quote):
-                self._read_quote(position, item)
-            else:
-                self._read_word(position, item)
-        self._finish(self.drafts[first_draft:])
-
-    def _read_word(self, position: int, word: Word) -> None:
-        lower = word.lower
-        if lower in lexicon.SEQUENCE_WORDS or (lower == "after" and self._lower(position + 1) in ("that", "which")):
-            self._read_sequence_word(position, lower)
-        elif lower in lexicon.COLOUR_WORDS and not word.text.isupper():
-            self._read_colour(position, lower)
-        elif lower in lexicon.COLOUR_WORDS:
-            self._read_colour(position, lower)
-        else:
-            pass
-
-    def _finish(self, drafts: list[_Draft]) -> None:
-        del drafts
+    mentions = [
+        Mention(
+            kind=draft.kind,
+            start=draft.start,
+            end=draft.end,
+            sentence=draft.sentence,
+            beat=draft.beat,
+            **draft.attributes,
+        )
+        for draft in reader.drafts
+    ]
+    return sorted(mentions, key=lambda mention: (mention.start, mention.end))

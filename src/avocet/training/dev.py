@@ -10,6 +10,7 @@ from avocet.records import Sampling
 from avocet.theatre.judge import judge
 from avocet.theatre.script import make_script
 from avocet.training.model import TrainableModel
+from avocet.training.objectives import to_tensor
 from avocet.training.store import ClipStore
 
 _BATCH = 25
@@ -25,9 +26,9 @@ def dev_scores(model: TrainableModel, store: ClipStore, num_clips: int) -> dict[
             model.prompt_from_tensors(
                 clip_id=str(clip.seed),
                 instruction=model.default_instruction,
-                frames=torch.from_numpy(np.array(clip.frames)),
+                frames=to_tensor(clip.frames, np.uint8),
                 frame_times_seconds=clip.frame_times_seconds,
-                mel=torch.from_numpy(np.ascontiguousarray(clip.mel.T)).float(),
+                mel=to_tensor(clip.mel.T, np.float32),
                 duration_seconds=clip.duration_seconds,
             )
             for clip in clips

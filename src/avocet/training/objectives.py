@@ -120,9 +120,7 @@ def encoder_ctc_step(
 ) -> LossAndMetrics:
     """Objective `ctc`: the audio encoder alone."""
     heard = [example for example in examples if example.mel is not None]
-    mels = [
-        torch.from_numpy(np.ascontiguousarray(spec_augment(e.mel, rng).T)).float() for e in heard if e.mel is not None
-    ]
+    mels = [to_tensor(spec_augment(e.mel, rng).T, np.float32) for e in heard if e.mel is not None]
     features = model.audio_features(mels)
     loss, metrics = ctc_loss(heads, features, [example.symbols for example in heard])
     return loss, metrics
@@ -184,12 +182,17 @@ def token_step(
     return loss + auxiliary, metrics
 
 
+def to_tensor(array: np.ndarray, dtype: type[np.generic]) -> Tensor:
+    """A tensor with a copy of `array`: views of mapped files are read-only, which PyTorch does not support."""
+    return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
+
+
 def _prompt(model: TrainableModel, example: Example, config: StageConfig, rng: np.random.Generator) -> Prompt:
     mel = None
     if example.mel is not None:
         augmented = spec_augment(example.mel, rng) if config.spec_augment else example.mel
-        mel = torch.from_numpy(np.ascontiguousarray(augmented.T)).float()
-    frames = None if example.frames is None else torch.from_numpy(np.ascontiguousarray(example.frames))
+        mel = to_tensor(augmented.T, np.float32)
+    frames = None if example.frames is None else to_tensor(example.frames, np.uint8)
     return model.prompt_from_tensors(
         clip_id=str(example.clip.seed),
         instruction=example.instruction,
