@@ -73,7 +73,7 @@ ALIGN = (
         trainable=AUDIO_ALIGNER,
         optimizer=OptimizerConfig(learning_rate=1e-3),
         batch_size=16,
-        max_steps=600,
+        max_steps=400,
         starts_from=("audio_tower", "vision_tower", "visual_llm"),
     ),
 )

@@ -73,7 +73,7 @@ class Record:
         from pydantic import ValidationError
 
         try:
-            record: _RecordT = _adapter(cls).validate_python(dict(data))
+            record: _RecordT = _adapter(cls).validate_python(dict(data))  # type: ignore[arg-type]  # classes are hashable
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(str(part) for part in item['loc']) or cls.__name__}: {item['msg']}"

@@ -224,11 +224,10 @@ def test_mentions_describe_themselves() -> None:
 
 
 def test_keys_ignore_case_and_place() -> None:
-    upper, lower = (
-        parse_caption('The word OPEN. A man says, "BEN  LOST." A BELL'),
-        parse_caption('A word. the word open appears, and a man says, "ben lost." then a bell rings'),
-    )
-    assert [mention.key for mention in upper] == [mention.key for mention in lower if mention.key != lower[0].key][:3]
+    loud = parse_caption('The word OPEN. A man says, "BEN  LOST." A bell rings.')
+    soft = parse_caption('A bell, and the word open appears, and a man says, "ben lost."')
+    assert {mention.key for mention in loud} == {mention.key for mention in soft}
+    assert len({mention.key for mention in loud}) == 3
 
 
 def test_repeated_fragments_are_all_mentions() -> None:
@@ -264,9 +263,9 @@ def test_long_texts_take_linear_time(name: str) -> None:
     def seconds(part: str) -> float:
         best = float("inf")
         for _ in range(2):
-            start = time.perf_counter()
+            start = time.process_time()
             parse_caption(part)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     assert seconds(text) <= 10 * seconds(text[: len(text) // 4]) + 0.05

@@ -149,7 +149,7 @@ def test_a_failed_staging_leaves_the_older_file_alone(script: Script, tmp_path: 
 
     target = tmp_path / "clip.mp4"
     target.write_text("old")
-    monkeypatch.setattr("avocet.theatre.stage.render_frame", broken)
+    monkeypatch.setattr(sys.modules["avocet.theatre.stage"], "render_frame", broken)
     with pytest.raises(RuntimeError, match="out of paint"):
         stage(script, target)
     assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [("clip.mp4", "old")]

@@ -31,13 +31,17 @@ def trained(recipe_file: Path, run_dir: Path, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+def read_log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
 def newest(folder: Path) -> Path:
     return checkpoints.checkpoints(folder)[-1][1]
 
 
 def test_all_stages_leave_checkpoints_logs_and_facts(trained: Path) -> None:
     for name in ("ears", "eyes", "align", "sft"):
-        lines = [json.loads(line) for line in (trained / name / "log.jsonl").read_text().splitlines()]
+        lines = read_log(trained / name)
         losses = [line["loss"] for line in lines if "loss" in line]
         assert len(losses) == 4
         assert all(math.isfinite(loss) for loss in losses)
@@ -45,8 +49,7 @@ def test_all_stages_leave_checkpoints_logs_and_facts(trained: Path) -> None:
         assert facts["stage"] == name
         assert facts["recipe"]["name"] == "tiny"
         assert [step for step, _ in checkpoints.checkpoints(trained / name)] == [2, 4]
-    dev = [line for line in map(json.loads, (trained / "sft" / "log.jsonl").open()) if "dev_total" in line]
-    assert len(dev) == 1
+    assert sum("dev_total" in line for line in read_log(trained / "sft")) == 1
 
 
 def test_only_the_named_modules_change(trained: Path, recipe_file: Path) -> None:
@@ -83,10 +86,23 @@ def test_a_killed_run_resumes_to_the_bit(trained: Path, recipe_file: Path, run_d
         assert all(torch.equal(again[name], whole[name]) for name in whole), file
 
     def losses(folder: Path) -> list[tuple[int, float]]:
-        lines = map(json.loads, (folder / "sft" / "log.jsonl").open())
-        return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+        return [(line["step"], line["loss"]) for line in read_log(folder / "sft") if "loss" in line]
 
     assert losses(tmp_path) == losses(trained)
+
+
+def test_two_processes_learn_what_one_does(trained: Path, recipe_file: Path, tmp_path: Path) -> None:
+    """The same batches and draws, gradients summed: equal weights up to the order of float sums."""
+    shared = tmp_path / "recipe.py"
+    shared.write_text(recipe_file.read_text().replace("max_steps=4,", "max_steps=4, num_processes=2,"))
+    for name in ("data", "ears", "eyes"):
+        shutil.copytree(trained / name, tmp_path / "run" / name)
+    run_stage(shared, "align", tmp_path / "run", resume=False)
+    one = load_file(newest(trained / "align") / "weights.safetensors")
+    two = load_file(newest(tmp_path / "run" / "align") / "weights.safetensors")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=1e-4)
 
 
 def test_a_second_run_without_resume_is_refused(trained: Path, recipe_file: Path) -> None:

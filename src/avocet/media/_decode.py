@@ -5,25 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
 from typing import cast
 
 import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from avocet.errors import MediaError
+from avocet.media._packets import Health, PacketSource, decode_packet, frame_seconds, packet_seconds
 from avocet.media._picture import Orientation, PictureWriter
 from avocet.media._sampling import FrameSelector, Grid
 from avocet.media._sound import SoundTrack
 from avocet.media._source import DECODE_TIMES_ONLY, EXACT_SEEK, Watchdog, container_names, describe
-from avocet.media._streams import Clock, Streams
+from avocet.media._streams import Streams
 
 _SEEK_LEAD_SECONDS = 1.0
 """How far before the interval decoding starts: audio codecs need some packets to settle."""
@@ -34,32 +32,19 @@ _INTERLEAVING_SECONDS = 30.0
 _BACKWARD_JUMP_SECONDS = 1.0
 """Timestamps that step back further than this are a second timeline, not a damaged frame."""
 
-_MAX_READ_ERRORS = 20
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a pass is asked for."""
 
-@dataclasses.dataclass
-class Health:
-    """What of one stream could be decoded inside the interval."""
-
-    num_packets: int = 0
-    num_failed: int = 0
-    num_corrupt: int = 0
-    """Frames that the decoder itself marks as damaged."""
-    num_misplaced: int = 0
-    """Frames left out because their time does not come after the frame before."""
-    last_error: str | None = None
-
-    @property
-    def num_damaged(self) -> int:
-        return self.num_failed + self.num_corrupt + self.num_misplaced
-
-    @property
-    def mostly_damaged(self) -> bool:
-        return self.num_packets > 0 and 2 * self.num_damaged > self.num_packets
-
-    def summary(self) -> str:
-        reason = f" ({self.last_error})" if self.last_error else ""
-        return f"{self.num_damaged} of {self.num_packets} packets are damaged{reason}"
+    path: str
+    start_seconds: float
+    end_seconds: float
+    """May be infinite."""
+    grid: Grid
+    num_frames: int
+    """How many frames to expect."""
+    max_pixels: int | None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -85,162 +70,86 @@ class Decoded:
 
 
 def decode_interval(
-    container: InputContainer,
-    streams: Streams,
-    path: str,
-    start_seconds: float,
-    end_seconds: float,
-    grid: Grid,
-    capacity: int,
-    max_pixels: int | None,
-    watchdog: Watchdog,
-    allow_seek: bool = True,
+    container: InputContainer, streams: Streams, wanted: Wanted, watchdog: Watchdog, allow_seek: bool = True
 ) -> Decoded:
-    """Decode what is shown and heard in [start, end), in one pass that stops as early as it can.
+    """Decode what is shown and heard in the interval, in one pass that stops as early as it can.
 
     Raises `MediaError` for video whose timestamps run backwards and for a watchdog that runs out.
     """
-    seeked = allow_seek and _seek(container, streams, start_seconds)
+    seeked = allow_seek and _seek(container, streams, wanted.start_seconds)
     video = None
     if streams.video is not None:
-        video = _VideoReader(path, streams, start_seconds, end_seconds, grid, capacity, max_pixels, seeked)
-        video.count_times = bool(container_names(container) & DECODE_TIMES_ONLY)
+        counted = bool(container_names(container) & DECODE_TIMES_ONLY)
+        video = _VideoReader(streams, wanted, seeked, counted)
     audio = None
     if streams.audio is not None and streams.audio.codec_context is not None:
-        audio = _AudioReader(streams, start_seconds, end_seconds, seeked)
+        audio = _AudioReader(streams, wanted, seeked)
     readers = {reader.stream.index: reader for reader in (video, audio) if reader is not None}
-    source = _PacketSource(container, [reader.stream for reader in readers.values()])
+    source = PacketSource(container, [reader.stream for reader in readers.values()])
     reached = -math.inf
     for packet in source.packets():
         reader = readers[packet.stream.index]
         reader.feed(packet)
         reached = max(reached, reader.reached_seconds)
-        watchdog.check(reached - start_seconds)
-        if reader.finished and (
-            reached > end_seconds + _INTERLEAVING_SECONDS or all(other.finished for other in readers.values())
-        ):
-            break
+        watchdog.check(reached - wanted.start_seconds)
         if reader.landed_late:
             break
-    pictures = video.pictures if video is not None else None
-    sound = audio.sound if audio is not None else None
-    waveform = sound.waveform(audio.packet_end_limit()) if audio and sound else np.zeros(0, dtype=np.float32)
-    audio_end = sound.end_seconds if sound else None
+        if reader.finished:
+            too_far = reached > wanted.end_seconds + _INTERLEAVING_SECONDS
+            if too_far or all(other.finished for other in readers.values()):
+                break
+    return _gather(video, audio, source.error)
+
+
+def _gather(video: _VideoReader | None, audio: _AudioReader | None, read_error: str | None) -> Decoded:
+    waveform, audio_end, channel_peak = np.zeros(0, dtype=np.float32), None, 0.0
+    if audio is not None:
+        waveform = audio.sound.waveform(audio.packet_end_limit())
+        audio_end, channel_peak = audio.sound.end_seconds, audio.sound.channel_peak
     if video is not None:
         video.close(audio_end)
+    pictures = video.pictures if video is not None else None
     return Decoded(
         frames=pictures.frames() if pictures else np.zeros((0, 3, 0, 0), dtype=np.uint8),
         frame_times_seconds=np.asarray(video.kept_times if video else [], dtype=np.float64),
         waveform=waveform,
         video_end_seconds=video.end_seconds if video else None,
         audio_end_seconds=audio_end,
-        channel_peak=sound.channel_peak if sound else 0.0,
+        channel_peak=channel_peak,
         orientation=pictures.orientation if pictures else Orientation(),
         shown_size=pictures.shown_size if pictures else None,
         video_health=video.health if video else Health(),
         audio_health=audio.health if audio else Health(),
-        read_error=source.error,
+        read_error=read_error,
         landed_late=(video is not None and video.landed_late) or (audio is not None and audio.landed_late),
         warnings=_warnings(video, audio),
     )
 
 
-def scan_end(container: InputContainer, streams: Streams, watchdog: Watchdog) -> float | None:
-    """Where the file ends, found by reading all packets without decoding; for files whose header does not say.
-
-    Packets without timestamps are counted at the stream's frame rate. None for a file without packets.
-    """
-    used = [stream for stream in (streams.video, streams.audio) if stream is not None]
-    clocks = {stream.index: streams.clock(stream) for stream in used}
-    end, untimed = -math.inf, 0
-    for packet in _PacketSource(container, used).packets():
-        clock = clocks[packet.stream.index]
-        timestamp = packet.pts if packet.pts is not None else packet.dts
-        if packet.size and timestamp is not None:
-            end = max(end, clock.seconds(timestamp + (packet.duration or 0)))
-        elif packet.size and packet.stream is streams.video:
-            untimed += 1
-        watchdog.check(max(end, 0.0))
-    if untimed and streams.video is not None:
-        end = max(end, untimed * _frame_seconds(streams.video))
-    return end if math.isfinite(end) else None
-
-
-def first_picture(container: InputContainer, streams: Streams, watchdog: Watchdog) -> PictureWriter | None:
-    """Decode up to the first picture, which alone carries the rotation; None when none decodes."""
-    stream = streams.video
-    if stream is None or stream.codec_context is None:
-        return None
-    health = Health()
-    for packet in _PacketSource(container, [stream]).packets():
-        watchdog.check(0.0)
-        for frame in _decode_packet(packet, health):
-            pictures = PictureWriter(stream.sample_aspect_ratio, None, 0)
-            pictures.look(cast(VideoFrame, frame))
-            return pictures
-    return None
-
-
-class _PacketSource:
-    """The packets of some streams, reading on past damage in the container."""
-
-    def __init__(self, container: InputContainer, streams: list[VideoStream | AudioStream]) -> None:
-        self._container = container
-        self._streams = streams
-        self.error: str | None = None
-        """Why reading stopped before the end of the file."""
-
-    def packets(self) -> Iterator[Packet[Stream]]:
-        errors_in_a_row = 0
-        while self._streams:
-            try:
-                for packet in self._container.demux(self._streams):
-                    errors_in_a_row = 0
-                    yield packet
-                return
-            except av.error.InvalidDataError as error:
-                errors_in_a_row += 1
-                if errors_in_a_row > _MAX_READ_ERRORS:
-                    self.error = describe(error)
-                    break
-        for stream in self._streams:
-            yield _flush_packet(stream)
-
-
 class _VideoReader:
     """Selects and converts the frames of the video stream."""
 
-    def __init__(
-        self,
-        path: str,
-        streams: Streams,
-        start_seconds: float,
-        end_seconds: float,
-        grid: Grid,
-        capacity: int,
-        max_pixels: int | None,
-        seeked: bool,
-    ) -> None:
+    def __init__(self, streams: Streams, wanted: Wanted, seeked: bool, counted: bool) -> None:
         assert streams.video is not None
         self.stream = streams.video
         self.stream.thread_type = "AUTO"
         self.health = Health()
-        self.selector = FrameSelector(grid, end_seconds)
-        self.pictures = PictureWriter(self.stream.sample_aspect_ratio, max_pixels, capacity)
+        self.selector = FrameSelector(wanted.grid, wanted.end_seconds)
+        self.pictures = PictureWriter(self.stream.sample_aspect_ratio, wanted.max_pixels, wanted.num_frames)
         self.kept_times: list[float] = []
         self.reached_seconds = -math.inf
         self.finished = False
         self.landed_late = False
-        self.count_times = False
-        """Whether the n-th frame shown takes the n-th packet's time, because packets carry no other times."""
+        # The n-th frame shown takes the n-th packet's time where packets carry no other times.
+        self._counted = counted
         self._decode_times: deque[float] = deque()
-        self._path = path
+        self._path = wanted.path
         self._clock = streams.clock(self.stream)
-        self._start = start_seconds
-        self._end = end_seconds
+        self._start = wanted.start_seconds
+        self._end = wanted.end_seconds
         self._stream_start = streams.start_seconds(self.stream)
         self._seeked = seeked
-        self._frame_seconds = _frame_seconds(self.stream)
+        self._frame_seconds = frame_seconds(self.stream)
         self._pending: VideoFrame | None = None
         self._pending_time = -math.inf
         self._pending_duration = 0.0
@@ -250,14 +159,14 @@ class _VideoReader:
         return None if self._pending is None else self._pending_time + self._pending_duration
 
     def feed(self, packet: Packet[Stream]) -> None:
-        self.reached_seconds = max(self.reached_seconds, _packet_seconds(packet, self._clock))
+        self.reached_seconds = max(self.reached_seconds, packet_seconds(packet, self._clock))
         if self.finished:
             return
-        inside = packet.size > 0 and _packet_seconds(packet, self._clock) >= self._start
+        inside = packet.size > 0 and packet_seconds(packet, self._clock) >= self._start
         self.health.num_packets += inside
-        if packet.size > 0 and packet.dts is not None and self.count_times:
+        if packet.size > 0 and packet.dts is not None and self._counted:
             self._decode_times.append(self._clock.seconds(packet.dts))
-        for frame in _decode_packet(packet, self.health, count_failure=inside):
+        for frame in decode_packet(packet, self.health, count_failure=inside):
             self._take(cast(VideoFrame, frame))
 
     def close(self, sound_end_seconds: float | None) -> None:
@@ -307,7 +216,7 @@ class _VideoReader:
 class _AudioReader:
     """Feeds the audio stream into a `SoundTrack`."""
 
-    def __init__(self, streams: Streams, start_seconds: float, end_seconds: float, seeked: bool) -> None:
+    def __init__(self, streams: Streams, wanted: Wanted, seeked: bool) -> None:
         assert streams.audio is not None
         self.stream = streams.audio
         self.health = Health()
@@ -315,16 +224,16 @@ class _AudioReader:
         self.finished = False
         self.landed_late = False
         self._clock = streams.clock(self.stream)
-        self._start = start_seconds
-        self._end = end_seconds
+        self._start = wanted.start_seconds
+        self._end = wanted.end_seconds
         self._stream_start = streams.start_seconds(self.stream)
         self._seeked = seeked
-        self.sound = SoundTrack(self._clock, start_seconds, end_seconds, self._stream_start)
+        self.sound = SoundTrack(self._clock, self._start, self._end, self._stream_start)
         self._packet_end: float | None = None
         self._frame_seconds = 0.0
 
     def feed(self, packet: Packet[Stream]) -> None:
-        time = _packet_seconds(packet, self._clock)
+        time = packet_seconds(packet, self._clock)
         self.reached_seconds = max(self.reached_seconds, time)
         if self.finished:
             return
@@ -332,7 +241,7 @@ class _AudioReader:
             self._packet_end = time + packet.duration * self._clock.tick_seconds if packet.duration else None
         inside = packet.size > 0 and time >= self._start
         self.health.num_packets += inside
-        for frame in _decode_packet(packet, self.health, count_failure=inside):
+        for frame in decode_packet(packet, self.health, count_failure=inside):
             self._take(cast(AudioFrame, frame))
 
     def packet_end_limit(self) -> float | None:
@@ -359,18 +268,6 @@ class _AudioReader:
         self.finished = end is not None and end >= self._end
 
 
-def _decode_packet(packet: Packet[Stream], health: Health, count_failure: bool = True) -> Sequence[object]:
-    try:
-        return packet.decode()
-    except av.error.EOFError:
-        return []
-    except av.error.FFmpegError as error:
-        if count_failure:
-            health.num_failed += 1
-            health.last_error = describe(error)
-        return []
-
-
 def _seek(container: InputContainer, streams: Streams, start_seconds: float) -> bool:
     """Go to a keyframe well before the interval, if the container can do that exactly."""
     target = start_seconds - _SEEK_LEAD_SECONDS
@@ -381,22 +278,6 @@ def _seek(container: InputContainer, streams: Streams, start_seconds: float) -> 
     except av.error.FFmpegError:
         return False
     return True
-
-
-def _packet_seconds(packet: Packet[Stream], clock: Clock) -> float:
-    timestamp = packet.pts if packet.pts is not None else packet.dts
-    return clock.seconds(timestamp) if timestamp is not None else -math.inf
-
-
-def _flush_packet(stream: Stream) -> Packet[Stream]:
-    packet: Packet[Stream] = Packet()
-    packet.stream = stream
-    return packet
-
-
-def _frame_seconds(stream: VideoStream) -> float:
-    rate = stream.guessed_rate or stream.average_rate
-    return float(1 / rate) if rate else 0.04
 
 
 def _warnings(video: _VideoReader | None, audio: _AudioReader | None) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import numpy as np
 from av.container import InputContainer
 
 from avocet.errors import ConfigError, MediaError
-from avocet.media._decode import Decoded, decode_interval
+from avocet.media._decode import Decoded, Wanted, decode_interval
 from avocet.media._probe import duration_is_stated, header_end, read_to_end, require_media, source_facts
 from avocet.media._sampling import Grid, count_targets, plan_grid
 from avocet.media._sound import SILENT_BELOW
@@ -97,6 +97,8 @@ class _Sound:
     """The verdict on the audio stream."""
 
     status: AudioStatus
+    reason: str = ""
+    """Why there is no usable sound."""
     waveform: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
 
@@ -136,7 +138,7 @@ def open_clip(
         MediaError: the file cannot be read as asked; names the file, the stream and the reason.
     """
     request = _Request(
-        path=os.fspath(path),
+        path=os.fsdecode(path),
         fps=fps,
         max_frames=max_frames,
         max_pixels=max_pixels,
@@ -144,11 +146,15 @@ def open_clip(
         end_seconds=math.inf if end_seconds is None else float(end_seconds),
         audio=audio,
     )
-    reading = _read(request, Watchdog(request.path, timeout_seconds))
+    try:
+        reading = _read(request, Watchdog(request.path, timeout_seconds))
+    except MemoryError as error:
+        remedy = "lower max_frames or max_pixels, or give an interval"
+        raise MediaError(request.path, "container", f"the decoded clip does not fit into memory; {remedy}") from error
     _check_video(request, reading)
     sound = _judge_sound(request, reading)
     if sound.status == "undecodable" and not reading.has_video:
-        raise MediaError(request.path, "audio", sound.warnings[0])
+        raise MediaError(request.path, "audio", sound.reason)
     return _assemble(request, reading, sound, request.path if clip_id is None else clip_id)
 
 
@@ -181,18 +187,16 @@ def _pass(
         _check_start(request, promise.file_end_seconds)
     span_end = min(request.end_seconds, known_end or streams.end_seconds(streams.video) or file_end)
     grid = plan_grid(request.start_seconds, span_end, request.fps, request.max_frames)
-    decoded = decode_interval(
-        container,
-        streams,
-        request.path,
-        request.start_seconds,
-        request.end_seconds,
-        grid,
-        min(count_targets(request.start_seconds, span_end, 1 / grid.step_seconds), request.max_frames),
-        request.max_pixels,
-        watchdog,
-        allow_seek,
+    num_targets = count_targets(request.start_seconds, span_end, 1 / grid.step_seconds)
+    wanted = Wanted(
+        path=request.path,
+        start_seconds=request.start_seconds,
+        end_seconds=request.end_seconds,
+        grid=grid,
+        num_frames=min(num_targets, request.max_frames),
+        max_pixels=request.max_pixels,
     )
+    decoded = decode_interval(container, streams, wanted, watchdog, allow_seek)
     return _Reading(
         decoded=decoded,
         facts=source_facts(request.path, container, streams, file_end, decoded.orientation, decoded.shown_size),
@@ -286,26 +290,26 @@ def _judge_sound(request: _Request, reading: _Reading) -> _Sound:
     """Status, waveform and warnings of the audio stream. Raises `MediaError` under audio="require"."""
     sound = _examine_sound(request, reading)
     if request.audio == "require" and sound.status in ("absent", "undecodable"):
-        raise MediaError(request.path, "audio", f"{sound.warnings[0]}, but audio='require' asks for sound")
+        raise MediaError(request.path, "audio", f"{sound.reason}, but audio='require' asks for sound")
     if request.audio == "ignore":
         return dataclasses.replace(sound, waveform=None, warnings=())
-    return sound
+    return dataclasses.replace(sound, warnings=(sound.reason,)) if sound.reason else sound
 
 
 def _examine_sound(request: _Request, reading: _Reading) -> _Sound:
     decoded, health = reading.decoded, reading.decoded.audio_health
     end = decoded.audio_end_seconds
     if not reading.has_audio:
-        return _Sound(status="absent", warnings=("there is no audio stream",))
+        return _Sound(status="absent", reason="there is no audio stream")
     if not reading.audio_has_decoder:
-        return _Sound(status="undecodable", warnings=("there is no decoder for the codec of the audio stream",))
+        return _Sound(status="undecodable", reason="there is no decoder for the codec of the audio stream")
     if health.mostly_damaged:
-        return _Sound(status="undecodable", warnings=(f"the audio stream cannot be decoded: {health.summary()}",))
+        return _Sound(status="undecodable", reason=f"the audio stream cannot be decoded: {health.summary()}")
     if end is not None and _missing(request, end, reading.promise.audio_end_seconds):
         reason = f"the audio stream {_cut_off(end, reading.promise.audio_end_seconds)}"
-        return _Sound(status="undecodable", warnings=(reason,))
+        return _Sound(status="undecodable", reason=reason)
     if not len(decoded.waveform):
-        return _Sound(status="absent", warnings=("the audio stream has no sound in the interval",))
+        return _Sound(status="absent", reason="the audio stream has no sound in the interval")
     warnings: list[str] = []
     waveform = decoded.waveform
     if not np.isfinite(waveform).all():

@@ -21,6 +21,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 _SQUARE_WITHIN = Fraction(1, 100)
 """Pixel aspect ratios this close to 1 are rounding of even picture sizes (224:225), not a wish to be resampled."""
 
+_RESERVED_BYTES = 2**30
+"""How far memory for frames is reserved ahead of need."""
+
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
@@ -144,9 +147,12 @@ class PictureWriter:
         return self._frames[: self._num_frames]
 
     def _reserve(self, height: int, width: int) -> None:
-        # Untouched pages cost no memory, so reserving for all planned frames beats stacking them at the end.
-        if self._num_frames == len(self._frames):
-            grown = np.empty((max(self._capacity, 2 * self._num_frames), 3, height, width), dtype=np.uint8)
-            if self._num_frames:
-                grown[: self._num_frames] = self._frames
+        # Untouched pages cost no memory, so reserving ahead beats stacking a list of pictures at the end.
+        count = self._num_frames
+        if count == len(self._frames):
+            ahead = max(count, _RESERVED_BYTES // (3 * height * width), 1)
+            size = min(count + ahead, max(self._capacity, count + 1))
+            grown = np.empty((size, 3, height, width), dtype=np.uint8)
+            if count:
+                grown[:count] = self._frames
             self._frames = grown

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+from typing import cast
 
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from avocet.errors import MediaError
-from avocet.media._decode import first_picture, scan_end
-from avocet.media._picture import Orientation
+from avocet.media._packets import Health, PacketSource, decode_packet, scan_end
+from avocet.media._picture import Orientation, PictureWriter
 from avocet.media._source import (
     DURATION_COUNTS_FROM_ZERO,
     TRUSTED_DURATION,
@@ -39,7 +41,7 @@ def probe(path: str | os.PathLike[str], *, timeout_seconds: float = 120.0) -> So
     be decoded is still described; `open_clip` is what refuses it. Raises `MediaError` naming file, stream
     and reason when there is nothing readable.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     watchdog = Watchdog(name, timeout_seconds)
     with open_container(name, watchdog) as container:
         streams = choose_streams(container)
@@ -47,7 +49,7 @@ def probe(path: str | os.PathLike[str], *, timeout_seconds: float = 120.0) -> So
         end = header_end(container, streams)
         if end is None:
             end = read_to_end(name, watchdog)
-        picture = first_picture(container, streams, watchdog)
+        picture = _first_picture(container, streams, watchdog)
         orientation = picture.orientation if picture else Orientation()
         return source_facts(name, container, streams, end, orientation, picture.shown_size if picture else None)
 
@@ -135,3 +137,18 @@ def _stream_end(streams: Streams, stream: VideoStream | AudioStream | None) -> f
             hours, minutes, seconds = written.groups()
             end = int(hours) * 3600 + int(minutes) * 60 + float(seconds) - float(streams.zero)
     return end
+
+
+def _first_picture(container: InputContainer, streams: Streams, watchdog: Watchdog) -> PictureWriter | None:
+    """Decode up to the first picture, which alone carries the rotation; None when none decodes."""
+    stream = streams.video
+    if stream is None or stream.codec_context is None:
+        return None
+    health = Health()
+    for packet in PacketSource(container, [stream]).packets():
+        watchdog.check(0.0)
+        for frame in decode_packet(packet, health):
+            pictures = PictureWriter(stream.sample_aspect_ratio, None, 0)
+            pictures.look(cast(VideoFrame, frame))
+            return pictures
+    return None

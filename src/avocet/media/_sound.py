@@ -29,6 +29,10 @@ _GAP_SECONDS = 0.04
 """Timestamps may stray this far from the sample count before a gap is made: more than containers round
 (1 ms) or jitter, less than anyone notices between picture and sound (45 ms, ITU-R BT.1359)."""
 
+_LONGEST_GAP_SECONDS = 3600.0
+_LONGEST_STEP_BACK_SECONDS = 1.0
+"""Timestamps that jump further than these are damaged, not sound that stands elsewhere."""
+
 _LEAD_IN_SECONDS = 0.25
 """Sound before the interval that is resampled too, so that the filter has settled when the interval begins."""
 
@@ -88,11 +92,15 @@ class SoundTrack:
         self.num_gaps = 0
 
     def add(self, frame: AudioFrame, seeked: bool) -> None:
-        """Take the next frame. `seeked` says that decoding began in the middle of the stream."""
+        """Take the next frame. `seeked` says that decoding began in the middle of the stream.
+
+        Raises `ValueError` for a timestamp that cannot be true, leaving the frame out.
+        """
         if frame.samples == 0 or frame.sample_rate <= 0:
             return
         time = self._time_of(frame)
         run = self._run
+        self._check_jump(time)
         if run is not None:
             drift = time - (run.origin_seconds + run.num_samples / run.rate)
             if abs(drift) > _GAP_SECONDS:
@@ -149,6 +157,13 @@ class SoundTrack:
         if self._run is not None:
             return self._run.origin_seconds + self._run.num_samples / self._run.rate
         return self._stream_start or 0.0
+
+    def _check_jump(self, time: float) -> None:
+        expected = max(self._stream_start or 0.0, self._start) if self.end_seconds is None else self.end_seconds
+        if time > expected + _LONGEST_GAP_SECONDS:
+            raise ValueError(f"a timestamp jumps ahead by {time - expected:.0f} s")
+        if self.end_seconds is not None and time < expected - _LONGEST_STEP_BACK_SECONDS:
+            raise ValueError(f"a timestamp jumps back by {expected - time:.0f} s")
 
     def _begin(self, time: float, rate: int, seeked: bool) -> _Run:
         if seeked and not self._pieces and self._stream_start is not None:

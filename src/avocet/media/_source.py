@@ -114,7 +114,11 @@ def _locate(path: str) -> tuple[str, str]:
             )
         path = unquote(parts.path)
     try:
+        path.encode()
         facts = os.stat(path)
+    except UnicodeEncodeError as error:
+        reason = "its name is not valid UTF-8, which FFmpeg cannot open; rename it"
+        raise MediaError(path, "container", reason) from error
     except FileNotFoundError as error:
         raise MediaError(path, "container", "no such file") from error
     except (OSError, ValueError) as error:

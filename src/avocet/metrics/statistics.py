@@ -49,7 +49,8 @@ class PairedDifference(Record):
     high: float
     confidence: float
     p_value: float
-    """Two-sided: how often a difference at least this large comes about when the true one is zero."""
+    """Two-sided: how often a difference at least this large comes about when the true one is zero; nan with fewer
+    than two pairs, and too small with only a handful."""
     num_pairs: int
 
 
@@ -111,7 +112,7 @@ def paired_bootstrap(
         low=low,
         high=high,
         confidence=confidence,
-        p_value=(1 + exceeding) / (1 + num_resamples) if len(data) else math.nan,
+        p_value=(1 + exceeding) / (1 + num_resamples) if len(data) > 1 else math.nan,
         num_pairs=len(data),
     )
 

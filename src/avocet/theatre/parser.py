@@ -49,7 +49,7 @@ class Mention:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The told attributes, comparable with `Event.key`."""
+        """What makes two mentions the same, apart from their place and case."""
         return (
             *(self.kind, self.colour, self.shape, self.motion, self.word.casefold(), self.sound, self.speaker),
             *(" ".join(self.utterance.casefold().split()), self.scene),

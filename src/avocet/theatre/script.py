@@ -197,9 +197,7 @@ def _draw_event(rng: random.Random, kind: EventKind, level: int, beat: int) -> E
     return dataclasses.replace(event, speaker=pick(world.SPEAKERS), utterance=sentence[0].upper() + sentence[1:])
 
 
-def _draw_scenes(
-    rng: random.Random, level: int, beat_types: list[tuple[EventKind, ...]]
-) -> tuple[str, dict[int, str]]:
+def _draw_scenes(rng: random.Random, level: int, beat_types: list[tuple[EventKind, ...]]) -> tuple[str, dict[int, str]]:
     """The background at 0 s and, for level 2, the scene that opens at some beats (always one at beat 0)."""
     if level == 1:
         return rng.choice(world.PLAIN_BACKGROUNDS), {}

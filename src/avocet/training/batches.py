@@ -67,8 +67,13 @@ class Example:
     """What is really heard, for the CTC loss (empty when the sound is muted)."""
 
 
-def make_example(clip: StoredClip, mixture: Mapping[ExampleKind, float], rng: np.random.Generator) -> Example:
-    """Draw what to make of `clip`. Kinds that do not fit it (sound-only clips, no speech) fall back to a near one."""
+def make_example(
+    clip: StoredClip, mixture: Mapping[ExampleKind, float], rng: np.random.Generator, augment: bool = False
+) -> Example:
+    """Draw what to make of `clip`; `augment` applies SpecAugment.
+
+    Kinds that do not fit the clip (no frames, nobody speaks) fall back to `sound_caption`.
+    """
     kinds = list(mixture)
     weights = np.array([mixture[kind] for kind in kinds])
     kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
@@ -96,6 +101,8 @@ def make_example(clip: StoredClip, mixture: Mapping[ExampleKind, float], rng: np
         mel = None
     elif kind == "caption_muted":
         mel = muted_mel(clip.mel)
+    if augment and mel is not None:
+        mel = spec_augment(mel, rng)
     return Example(
         clip=clip,
         kind=kind,

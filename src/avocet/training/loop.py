@@ -17,7 +17,7 @@ from torch import nn
 
 from avocet.errors import AvocetError, ConfigError
 from avocet.training import checkpoints
-from avocet.training.batches import BatchPlan, make_example
+from avocet.training.batches import BatchPlan, Example, make_example
 from avocet.training.config import Recipe, StageConfig
 from avocet.training.dev import dev_scores
 from avocet.training.model import TrainableModel, as_module
@@ -105,10 +105,16 @@ def _train(
     for step in range(first_step, config.max_steps):
         for parameters in optimizer.param_groups:
             parameters["lr"] = learning_rate(config, step)
-        rng = np.random.default_rng([config.seed, 1 + group.rank, step])
         batch = plan.batch(step)
+        examples = [
+            # One generator per clip: what is drawn does not depend on how many processes share the batch.
+            make_example(
+                clip, config.mixture, np.random.default_rng([config.seed, 1, step, place]), config.spec_augment
+            )
+            for place, clip in group.share(list(enumerate(batch)))
+        ]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.autocast):
-            loss, metrics = stage_loss(model, module.heads, config, group.share(batch), rng)
+            loss, metrics = stage_loss(model, module.heads, config, examples)
             # The mean over all answer tokens of the whole batch, whichever process holds them.
             weight = metrics.get("num_tokens", 1.0)
             share = weight / group.total(weight)
@@ -142,16 +148,14 @@ def stage_loss(
     model: TrainableModel,
     heads: AuxiliaryHeads,
     config: StageConfig,
-    stored: list,
-    rng: np.random.Generator,  # type: ignore[type-arg]
+    examples: list[Example],
 ) -> LossAndMetrics:
     """The loss of one batch under the stage's objective."""
-    examples = [make_example(clip, config.mixture, rng) for clip in stored]
     if config.objective == "ctc":
-        return encoder_ctc_step(model, heads, examples, rng)
+        return encoder_ctc_step(model, heads, examples)
     if config.objective == "frame_labels":
         return frame_labels_step(model, heads, examples)
-    return token_step(model, heads, examples, config, rng)
+    return token_step(model, heads, examples, config)
 
 
 def optimizer_step(
@@ -168,7 +172,7 @@ def optimizer_step(
     Returns the gradient's norm before clipping. Raises `NonFiniteLossError` before anything is stepped.
     """
     optimizer.zero_grad(set_to_none=True)
-    (loss * share).backward()
+    (loss * share).backward()  # type: ignore[no-untyped-call]
     group.add_gradients(module.parameters())
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm).item()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from avocet.models.interface import Prompt
 from avocet.theatre import world
-from avocet.training.batches import Example, spec_augment
+from avocet.training.batches import Example
 from avocet.training.config import StageConfig
 from avocet.training.labels import PATCH_LABEL_SIZES, SOUND_SYMBOLS
 from avocet.training.model import TrainableModel
@@ -115,12 +115,10 @@ def motion_loss(heads: AuxiliaryHeads, tokens: Tensor, pairs: Tensor) -> LossAnd
     return 4 * loss, {"motion_accuracy": accuracy}
 
 
-def encoder_ctc_step(
-    model: TrainableModel, heads: AuxiliaryHeads, examples: list[Example], rng: np.random.Generator
-) -> LossAndMetrics:
+def encoder_ctc_step(model: TrainableModel, heads: AuxiliaryHeads, examples: list[Example]) -> LossAndMetrics:
     """Objective `ctc`: the audio encoder alone."""
     heard = [example for example in examples if example.mel is not None]
-    mels = [to_tensor(spec_augment(e.mel, rng).T, np.float32) for e in heard if e.mel is not None]
+    mels = [to_tensor(e.mel.T, np.float32) for e in heard if e.mel is not None]
     features = model.audio_features(mels)
     loss, metrics = ctc_loss(heads, features, [example.symbols for example in heard])
     return loss, metrics
@@ -143,7 +141,6 @@ def token_step(
     heads: AuxiliaryHeads,
     examples: list[Example],
     config: StageConfig,
-    rng: np.random.Generator,
 ) -> LossAndMetrics:
     """Objective `tokens`: cross-entropy per answer token, plus weighted auxiliary losses on the encoders.
 
@@ -155,7 +152,7 @@ def token_step(
     metrics: dict[str, float] = {}
     auxiliary = torch.zeros(())
     if spoken:
-        prompts = [_prompt(model, example, config, rng) for example in spoken]
+        prompts = [_prompt(model, example) for example in spoken]
         prefix = model.encode(prompts)
         scored = model.score(prefix, [[model.encode_text(example.target, end=True)] for example in spoken])
         log_probs = [*log_probs, *(completions[0] for completions in scored)]
@@ -187,11 +184,8 @@ def to_tensor(array: np.ndarray, dtype: type[np.generic]) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
 
 
-def _prompt(model: TrainableModel, example: Example, config: StageConfig, rng: np.random.Generator) -> Prompt:
-    mel = None
-    if example.mel is not None:
-        augmented = spec_augment(example.mel, rng) if config.spec_augment else example.mel
-        mel = to_tensor(augmented.T, np.float32)
+def _prompt(model: TrainableModel, example: Example) -> Prompt:
+    mel = None if example.mel is None else to_tensor(example.mel.T, np.float32)
     frames = None if example.frames is None else to_tensor(example.frames, np.uint8)
     return model.prompt_from_tensors(
         clip_id=str(example.clip.seed),

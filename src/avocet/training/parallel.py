@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 _T = TypeVar("_T")
 
@@ -44,7 +45,7 @@ class Group:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
         distributed.all_reduce(flat)
-        for parameter, gradient in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+        for parameter, gradient in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
             parameter.grad = gradient.view_as(parameter).clone()
 
 
@@ -65,4 +66,4 @@ def _enter(rank: int, size: int, port: int, function: Callable[..., None], argum
 
 def launch(size: int, function: Callable[..., None], *arguments: Any) -> None:
     """Run `function(group, *arguments)` in `size` new processes and wait; an error in one ends all and is raised."""
-    torch.multiprocessing.spawn(_enter, args=(size, _free_port(), function, arguments), nprocs=size)
+    spawn(_enter, args=(size, _free_port(), function, arguments), nprocs=size)  # type: ignore[no-untyped-call]

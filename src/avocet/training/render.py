@@ -6,7 +6,6 @@ through the real mp4 encoder and `avocet.open_clip`.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import tempfile
@@ -73,11 +72,11 @@ def _render_shard(recipe_path: Path, data_dir: Path, data_number: int, shard: in
     recipe: Recipe = load_recipe(recipe_path)
     data = recipe.data[data_number]
     model = recipe.build_model()
-    writer = ShardWriter()
+    render, grid, writer = _RENDER[data.kind], patch_grid(model), ShardWriter()
     first = shard * data.clips_per_shard
     for number in range(first, min(first + data.clips_per_shard, data.num_clips)):
         script = _script(data, number)
-        writer.add(_RENDER[data.kind](model, script))
+        writer.add(render(model, script, grid))
     folder = _shard_folder(data_dir, data, shard)
     writer.write(folder)
     return str(folder)
@@ -94,7 +93,7 @@ def _script(data: TheatreData, number: int) -> Script:
     raise AssertionError(f"no script with speech in 100 seeds from {data.first_seed + number * 100}")
 
 
-def _sound_clip(model: TrainableModel, script: Script) -> StoredClip:
+def _sound_clip(model: TrainableModel, script: Script, grid: int) -> StoredClip:
     mel = model.log_mel(render_waveform(script))
     empty = np.zeros((0, 3, 1, 1), np.uint8)
     return StoredClip(
@@ -104,12 +103,12 @@ def _sound_clip(model: TrainableModel, script: Script) -> StoredClip:
         frame_times_seconds=np.zeros(0),
         frames=empty,
         mel=mel.T.numpy().astype(np.float16),
-        patches=np.zeros((0, 1, len(PATCH_LABELS)), np.uint8),
+        patches=np.zeros((0, grid * grid, len(PATCH_LABELS)), np.uint8),
         pairs=np.zeros(0, np.uint8),
     )
 
 
-def _picture_clip(model: TrainableModel, script: Script) -> StoredClip:
+def _picture_clip(model: TrainableModel, script: Script, grid: int) -> StoredClip:
     times = np.arange(round(script.duration_seconds * model.clip_fps)) / model.clip_fps
     frames = np.stack([render_frame(script, float(time)) for time in times]).transpose(0, 3, 1, 2)
     return StoredClip(
@@ -119,12 +118,12 @@ def _picture_clip(model: TrainableModel, script: Script) -> StoredClip:
         frame_times_seconds=times,
         frames=model.resize_frames(frames).numpy(),
         mel=np.zeros((0, 1), np.float16),
-        patches=patch_labels(script, times, _patch_grid(model)),
+        patches=patch_labels(script, times, grid),
         pairs=motion_pairs(script, times),
     )
 
 
-def render_clip(model: TrainableModel, script: Script) -> StoredClip:
+def render_clip(model: TrainableModel, script: Script, grid: int) -> StoredClip:
     """Stage `script` to an mp4, decode it again and keep what the model would see and hear."""
     shared_memory = "/dev/shm"  # noqa: S108 - a RAM disk spares the disk when there is one
     with tempfile.TemporaryDirectory(dir=shared_memory if os.path.isdir(shared_memory) else None) as folder:
@@ -141,7 +140,7 @@ def render_clip(model: TrainableModel, script: Script) -> StoredClip:
         frame_times_seconds=times,
         frames=frames,
         mel=model.log_mel(clip.waveform).T.numpy().astype(np.float16),
-        patches=patch_labels(script, times, _patch_grid(model)),
+        patches=patch_labels(script, times, grid),
         pairs=motion_pairs(script, times),
     )
 
@@ -149,8 +148,7 @@ def render_clip(model: TrainableModel, script: Script) -> StoredClip:
 _RENDER = {"sound": _sound_clip, "picture": _picture_clip, "av": render_clip}
 
 
-@functools.cache
-def _patch_grid(model: TrainableModel) -> int:
+def patch_grid(model: TrainableModel) -> int:
     """Patches along one side of a frame, found by encoding a blank one."""
     with torch.no_grad():
         features = model.vision_features(model.resize_frames(np.zeros((1, 3, 8, 8), np.uint8)))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -98,6 +100,11 @@ def test_device_files_and_odd_paths_are_refused(tmp_path):
         open_clip("/dev/zero")
     with pytest.raises(MediaError, match="container: cannot be opened"):
         open_clip("a\0b.mp4")
+    odd = os.fsencode(tmp_path) + b"/\xff.mp4"
+    with open(odd, "wb") as file:
+        file.write(b"x")
+    with pytest.raises(MediaError, match="its name is not valid UTF-8"):
+        open_clip(os.fsdecode(odd))
     with pytest.raises(MediaError, match="give a local path or an http, https or file URL"):
         open_clip("s3://bucket/clip.mp4")
     with pytest.raises(MediaError, match="no such file"):
@@ -321,3 +328,26 @@ def test_an_unreachable_server_is_one_error():
 def test_a_display_matrix_at_an_odd_angle_is_a_warning(tmp_path):
     path = turn(write(tmp_path / "clip.mp4", Pictures(times_ms=[0, 100])), (1, 1, -1, 1))
     assert any("no right-angled turn" in warning for warning in open_clip(path).warnings)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi"])
+def test_random_damage_gives_a_clip_or_a_media_error(tmp_path, suffix):
+    # AVI carries MPEG-4 and PCM, the others H.264 and AAC.
+    pictures = Pictures(times_ms=steady(2.0), images=NOISE, time_base=Fraction(1, 10))
+    sound = Sound(samples=sine(2.0))
+    if suffix == "avi":
+        pictures = dataclasses.replace(pictures, codec="mpeg4", options={})
+        sound = dataclasses.replace(sound, codec="pcm_s16le")
+    data = write(tmp_path / f"whole.{suffix}", pictures, sound).read_bytes()
+    generator = np.random.default_rng(0)
+    path = tmp_path / f"damaged.{suffix}"
+    for _ in range(25):
+        damaged = bytearray(data)
+        for at in generator.integers(0, len(data), int(generator.choice([1, 10, 100]))):
+            damaged[at] = generator.integers(256)
+        if generator.random() < 0.3:
+            del damaged[generator.integers(1, len(data)) :]
+        path.write_bytes(bytes(damaged))
+        with contextlib.suppress(MediaError):
+            clip = open_clip(path, timeout_seconds=20)
+            assert clip.num_frames <= 4 or clip.duration_seconds > 2
