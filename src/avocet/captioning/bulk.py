@@ -8,6 +8,7 @@ failures of the latest run lie beside the captions (`failures_path`).
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,14 +39,16 @@ def find_clips(
     """
     found: dict[str, ClipRef] = {}
     failures: list[Failure] = []
-    for path in map(Path, paths):
-        files = _media_inside(path) if path.is_dir() else [path]
+    for given in paths:
+        path = Path(given)
+        # A URL stays as it is typed: as a Path its "//" would collapse.
+        files = _media_inside(path) if path.is_dir() else [os.fspath(given)]
         if not files:
             reason = f"{path}: the folder holds no media files ({', '.join(sorted(MEDIA_SUFFIXES))})"
             failures.append(Failure(clip_id=str(path), path=str(path), stage="media", error=reason))
         for file in files:
-            clip_id = str(file) + _interval_suffix(start_seconds, end_seconds)
-            ref = ClipRef(id=clip_id, path=str(file), start_seconds=start_seconds, end_seconds=end_seconds)
+            clip_id = file + _interval_suffix(start_seconds, end_seconds)
+            ref = ClipRef(id=clip_id, path=file, start_seconds=start_seconds, end_seconds=end_seconds)
             found.setdefault(clip_id, ref)
     return list(found.values()), failures
 
@@ -142,8 +145,8 @@ def _take_batch(ahead: deque[Future[OpenedClip | Failure]], batch_size: int) -> 
     return [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
 
 
-def _media_inside(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
+def _media_inside(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
 
 
 def _interval_suffix(start_seconds: float | None, end_seconds: float | None) -> str:

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -64,7 +63,7 @@ class Captioner:
         if isinstance(source, Clip):
             return OpenedClip(clip=source, path=source.source.path)
         ref = source if isinstance(source, ClipRef) else None
-        path = ref.path if ref else str(Path(source))  # type: ignore[arg-type]
+        path = ref.path if ref else os.fspath(source)  # type: ignore[arg-type]
         began = time.perf_counter()
         clip = open_clip(
             path,
