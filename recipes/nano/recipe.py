@@ -74,6 +74,7 @@ ALIGN = (
         optimizer=OptimizerConfig(learning_rate=1e-3),
         batch_size=16,
         max_steps=400,
+        num_processes=2,
         starts_from=("audio_tower", "vision_tower", "visual_llm"),
     ),
 )

@@ -22,6 +22,11 @@ def test_folders_are_searched_and_files_taken_as_named(media_folder: Path) -> No
     assert failures == []
 
 
+def test_a_url_stays_as_it_is_typed() -> None:
+    clips, _ = find_clips(["http://127.0.0.1:9/a//b.mp4"])
+    assert clips[0].path == "http://127.0.0.1:9/a//b.mp4"
+
+
 def test_an_interval_is_part_of_the_id(media_folder: Path) -> None:
     path = str(media_folder / "a.mp4")
     assert find_clips([path], 0.5, 2.25)[0][0].id == f"{path}#t=0.5,2.25"
