@@ -94,7 +94,7 @@ SFT = (
         trainable=("vision", "visual_aligner", "audio_encoder", *AUDIO_ALIGNER, "decoder"),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         batch_size=16,
-        max_steps=4600,
+        max_steps=3800,
         starts_from=("audio_tower", "vision_tower", "visual_llm", "align"),
         ctc_weight=0.3,
         frame_weight=0.3,
