@@ -15,16 +15,13 @@ from avocet.errors import AvocetError
 if TYPE_CHECKING:
     from avocet import (
         captioning,
-        curation,
         evaluation,
-        judging,
         ledger,
         media,
         metrics,
         models,
         records,
         review,
-        rewards,
         theatre,
         training,
     )
@@ -35,8 +32,8 @@ __version__ = "0.1.0"
 
 _SUBMODULES = frozenset(
     {
-        *("captioning", "curation", "evaluation", "judging", "ledger", "media", "metrics", "models"),
-        *("records", "review", "rewards", "theatre", "training"),
+        *("captioning", "evaluation", "ledger", "media", "metrics", "models"),
+        *("records", "review", "theatre", "training"),
     }
 )
 _HOMES = {
@@ -51,10 +48,8 @@ __all__ = [
     "Captioner",
     "__version__",
     "captioning",
-    "curation",
     "errors",
     "evaluation",
-    "judging",
     "ledger",
     "load_captioner",
     "media",
@@ -64,7 +59,6 @@ __all__ = [
     "probe",
     "records",
     "review",
-    "rewards",
     "theatre",
     "training",
 ]

@@ -48,7 +48,7 @@ class TrainableModel(CaptionModel, Protocol):
     def text_log_probs(self, token_ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Log-probabilities of texts without media, (T - 1,) each."""
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config, tokenizer and weights."""
 
 

@@ -11,37 +11,22 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from avocet.errors import CheckpointError, RecordError
 from avocet.models.salmonn2.config import Salmonn2Config
 from avocet.models.salmonn2.modeling import Salmonn2Model
-from avocet.models.salmonn2.tokenizer import load_tokenizer, save_tokenizer
+from avocet.models.salmonn2.saving import CONFIG_FILE, TIED_KEY, TOKENIZER_FILE, WEIGHTS_FILE
+from avocet.models.salmonn2.tokenizer import load_tokenizer
 
-CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.json"
-WEIGHTS_FILE = "model.safetensors"
 VARIANTS = ("paper",)
 
-_TIED_KEY = "decoder.lm_head.weight"
 _MAX_LISTED_KEYS = 8
 
 
 def save_checkpoint(model: Salmonn2Model, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write the model folder; floating-point weights in `dtype` (None: as they are)."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name == _TIED_KEY and model.config.decoder.tie_embeddings:
-            continue
-        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-        tensors[name] = tensor.detach().to("cpu", wanted).contiguous()
-    config = json.dumps(model.config.to_dict(), indent=2, ensure_ascii=False)
-    (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
-    save_tokenizer(model.tokenizer, folder / TOKENIZER_FILE)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    model.save(folder, dtype)
 
 
 def load_checkpoint(
@@ -133,7 +118,7 @@ def _restore_buffers(model: Salmonn2Model, device: torch.device) -> None:
 def _read_weights(model: Salmonn2Model, path: Path) -> None:
     expected = model.state_dict()
     if model.config.decoder.tie_embeddings:
-        del expected[_TIED_KEY]
+        del expected[TIED_KEY]
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -8,14 +8,11 @@ thousandth of the size, made to be trained from scratch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Literal
 
 from avocet.errors import ConfigError
 from avocet.models.layout import LAYOUT_RULES
 from avocet.records import SAMPLE_RATE, Record
-
-_SettingsT = TypeVar("_SettingsT", bound="_Settings")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -24,25 +21,7 @@ def _check(condition: bool, message: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Settings(Record):
-    """A record that rejects unknown fields at every depth of nesting."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    @classmethod
-    def from_dict(cls: type[_SettingsT], data: Mapping[str, Any]) -> _SettingsT:
-        """Validate untrusted data. Raises `ConfigError` naming each wrong field."""
-        from pydantic import TypeAdapter, ValidationError
-
-        try:
-            return TypeAdapter(cls).validate_python(dict(data))
-        except ValidationError as error:
-            problems = [f"{'.'.join(map(str, item['loc'])) or cls.__name__}: {item['msg']}" for item in error.errors()]
-            raise ConfigError(f"not a valid {cls.__name__}: {'; '.join(problems)}") from error
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VisionSettings(_Settings):
+class VisionSettings(Record):
     """SigLIP vision encoder and the visual aligner's input."""
 
     image_size: int
@@ -90,7 +69,7 @@ class VisionSettings(_Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AudioSettings(_Settings):
+class AudioSettings(Record):
     """Log-mel spectrogram, Whisper encoder and its segments."""
 
     num_mel_bins: int
@@ -156,7 +135,7 @@ class AudioSettings(_Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QFormerSettings(_Settings):
+class QFormerSettings(Record):
     """Windowed Q-Former; its cross-attention is in every layer."""
 
     hidden_size: int
@@ -176,7 +155,7 @@ class QFormerSettings(_Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderSettings(_Settings):
+class DecoderSettings(Record):
     """Qwen2 language model."""
 
     vocab_size: int
@@ -200,7 +179,7 @@ class DecoderSettings(_Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Salmonn2Config(_Settings):
+class Salmonn2Config(Record):
     """Everything needed to build the model, one `config.json`."""
 
     vision: VisionSettings

@@ -29,6 +29,7 @@ from avocet.models.interface import Completion, Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, plan_layout
 from avocet.models.salmonn2 import processing, towers
 from avocet.models.salmonn2.config import Salmonn2Config
+from avocet.models.salmonn2.saving import write_folder
 from avocet.models.salmonn2.tokenizer import AUDIO_PAD, PAD, SPECIAL_TOKENS, TURN_END, TURN_START, VIDEO_PAD
 from avocet.models.scoring import score_completions, token_log_probs
 from avocet.records import SAMPLE_RATE, Clip, Sampling
@@ -306,11 +307,9 @@ class Salmonn2Model(nn.Module):
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return [*ids, self.stop_id] if end else list(ids)
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write `config.json`, `tokenizer.json` and `model.safetensors`; see `avocet.models.salmonn2.checkpoint`."""
-        from avocet.models.salmonn2.checkpoint import save_checkpoint
-
-        save_checkpoint(self, folder, dtype=dtype)
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json`, `tokenizer.json` and `model.safetensors` (weights in `dtype`; None: as they are)."""
+        write_folder(folder, self.config, self.tokenizer, self.state_dict(), dtype)
 
     # Internals.
 
