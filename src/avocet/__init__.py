@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         models,
         records,
         review,
+        rewards,
         theatre,
         training,
     )
@@ -33,7 +34,7 @@ __version__ = "0.1.0"
 _SUBMODULES = frozenset(
     {
         *("captioning", "evaluation", "ledger", "media", "metrics", "models"),
-        *("records", "review", "theatre", "training"),
+        *("records", "review", "rewards", "theatre", "training"),
     }
 )
 _HOMES = {
@@ -59,6 +60,7 @@ __all__ = [
     "probe",
     "records",
     "review",
+    "rewards",
     "theatre",
     "training",
 ]
