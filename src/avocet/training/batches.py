@@ -72,16 +72,10 @@ def make_example(
 ) -> Example:
     """Draw what to make of `clip`; `augment` applies SpecAugment.
 
-    Kinds that do not fit the clip (no frames, nobody speaks) fall back to `sound_caption`.
+    Kinds that do not fit the clip (no frames, nobody speaks) are not drawn; when none fits, it is `sound_caption`.
     """
-    kinds = list(mixture)
-    weights = np.array([mixture[kind] for kind in kinds])
-    kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
     script = make_script(clip.seed, clip.level)
-    if len(clip.frames) == 0 and kind not in ("sound_caption", "asr", "text"):
-        kind = "sound_caption"
-    if kind == "asr" and not transcript(script):
-        kind = "sound_caption"
+    kind = _draw_kind(mixture, has_frames=len(clip.frames) > 0, has_speech=bool(transcript(script)), rng=rng)
     see = kind in ("caption", "caption_muted", "caption_no_track", "text")
     hear = kind not in ("caption_muted", "caption_no_track")
     wording = int(rng.integers(1_000_000))
@@ -112,6 +106,20 @@ def make_example(
         target=target,
         symbols=sound_symbols(script) if hear and mel is not None else [],
     )
+
+
+def _draw_kind(
+    mixture: Mapping[ExampleKind, float], *, has_frames: bool, has_speech: bool, rng: np.random.Generator
+) -> ExampleKind:
+    fitting = [
+        kind
+        for kind in mixture
+        if (has_frames or kind in ("sound_caption", "asr", "text")) and (has_speech or kind != "asr")
+    ]
+    if not fitting:
+        return "sound_caption"
+    weights = np.array([mixture[kind] for kind in fitting])
+    return fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
 
 
 SILENT_MEL_VALUE = -1.5

@@ -44,6 +44,8 @@ class OptimizerConfig:
     warmup_steps: int = 150
     final_fraction: float = 0.03
     """The learning rate ends at this fraction of its peak."""
+    decay_steps: int = 0
+    """Step at which the decay ends; 0 for the stage's last step. A stage may stop before its decay does."""
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0

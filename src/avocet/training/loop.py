@@ -186,11 +186,12 @@ def optimizer_step(
 
 
 def learning_rate(config: StageConfig, step: int) -> float:
-    """Linear warm-up, then cosine down to `final_fraction` of the peak at `max_steps`."""
+    """Linear warm-up, then cosine down to `final_fraction` of the peak at the end of the decay."""
     optimizer = config.optimizer
+    end = optimizer.decay_steps or config.max_steps
     if step < optimizer.warmup_steps:
         return optimizer.learning_rate * (step + 1) / optimizer.warmup_steps
-    progress = (step - optimizer.warmup_steps) / max(1, config.max_steps - optimizer.warmup_steps)
+    progress = (step - optimizer.warmup_steps) / max(1, end - optimizer.warmup_steps)
     floor = optimizer.final_fraction
     return optimizer.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
