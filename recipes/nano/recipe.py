@@ -12,7 +12,7 @@ from __future__ import annotations
 from avocet.models.salmonn2 import Salmonn2Config, Salmonn2Model
 from avocet.models.salmonn2.tokenizer import build_word_tokenizer
 from avocet.theatre.language import vocabulary_text
-from avocet.training.config import OptimizerConfig, Recipe, StageConfig, TheatreData
+from avocet.training.config import ExampleKind, OptimizerConfig, Recipe, StageConfig, TheatreData
 
 TRAIN_SEEDS = 10_000_000
 """Training and development clips use seeds from here on; every smaller seed is fresh for tests."""
@@ -80,7 +80,7 @@ ALIGN = (
 )
 
 EVERYTHING = ("vision", "visual_aligner", "audio_encoder", *AUDIO_ALIGNER, "decoder")
-SPOILED = {"caption_muted": 0.05, "caption_no_track": 0.03, "caption_black": 0.04}
+SPOILED: dict[ExampleKind, float] = {"caption_muted": 0.05, "caption_no_track": 0.03, "caption_black": 0.04}
 """Without them the model invents speech in silence."""
 
 SFT = (
@@ -109,14 +109,32 @@ SFT = (
         stores=("av_1", "av_2", "sound_1", "sound_2"),
         mixture={"caption": 0.84, **SPOILED, "sound_caption": 0.015, "asr": 0.025},
         trainable=EVERYTHING,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=3600),
         batch_size=16,
-        max_steps=3600,
+        max_steps=500,
         starts_from=("sft_1",),
         ctc_weight=0.3,
         frame_weight=0.3,
         num_processes=2,
         evaluate_every=400,
+        evaluate_store="dev_1",
+    ),
+    # And sft_3 asks of the audio tokens themselves that the words can be read off them.
+    StageConfig(
+        name="sft_3",
+        objective="tokens",
+        stores=("av_1", "av_2", "sound_1", "sound_2"),
+        mixture={"caption": 0.84, **SPOILED, "sound_caption": 0.015, "asr": 0.025},
+        trainable=EVERYTHING,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
+        batch_size=16,
+        max_steps=2600,
+        starts_from=("sft_2",),
+        ctc_weight=0.2,
+        token_ctc_weight=0.3,
+        frame_weight=0.3,
+        num_processes=2,
+        evaluate_every=300,
         evaluate_store="dev_1",
     ),
 )

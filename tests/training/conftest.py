@@ -63,7 +63,8 @@ RECIPE = textwrap.dedent(
             sft=(stage("sft", "tokens",
                        {"caption": 0.4, "caption_muted": 0.2, "caption_no_track": 0.2, "caption_black": 0.2},
                        ("vision", "visual_aligner", "audio_encoder", *ALIGNER, "decoder"),
-                       starts_from=("ears", "eyes", "align"), ctc_weight=0.3, frame_weight=0.3,
+                       starts_from=("ears", "eyes", "align"), ctc_weight=0.3, token_ctc_weight=0.3,
+                       frame_weight=0.3,
                        evaluate_every=4, evaluate_store="av", evaluate_clips=2),),
         )
     """

@@ -157,6 +157,8 @@ def test_learning_rate_by_hand() -> None:
     assert learning_rate(schedule, 10) == pytest.approx(1.0)
     assert learning_rate(schedule, 60) == pytest.approx(0.1 + 0.9 * 0.5)  # half-way: the cosine is 0
     assert learning_rate(schedule, 110) == pytest.approx(0.1)
+    early = config(optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1, decay_steps=210))
+    assert learning_rate(early, 110) == pytest.approx(0.1 + 0.9 * 0.5)  # the stage ends half-way down
 
 
 @pytest.mark.parametrize(
@@ -176,21 +178,21 @@ def test_a_stage_checks_itself(changes: dict[str, object], message: str) -> None
 
 def test_ctc_loss_by_hand() -> None:
     """Uniform logits over K symbols, 2 frames, target of one symbol: 3 paths of probability K**-2 each."""
-    heads = AuxiliaryHeads(audio_width=4, vision_width=4, pair_width=8)
+    heads = AuxiliaryHeads(audio_width=4, vision_width=4, pair_width=8, token_width=4)
     torch.nn.init.zeros_(heads.symbols.weight)
     torch.nn.init.zeros_(heads.symbols.bias)
     symbols = heads.symbols.out_features
-    loss, metrics = ctc_loss(heads, [torch.zeros(2, 4), torch.zeros(3, 4)], [[1], []])
+    loss, metrics = ctc_loss(heads.symbols, [torch.zeros(2, 4), torch.zeros(3, 4)], [[1], []])
     assert loss.item() == pytest.approx(-math.log(3 / symbols**2), rel=1e-5)
     assert metrics["ctc"] == pytest.approx(loss.item())
-    silent, none = ctc_loss(heads, [torch.zeros(2, 4)], [[]])
+    silent, none = ctc_loss(heads.symbols, [torch.zeros(2, 4)], [[]])
     assert silent.item() == 0
     assert none == {}
 
 
 def test_patch_loss_by_hand() -> None:
     """Uniform logits: log(K) for the labelled patch and 0.3 log(K) for the empty ones, summed over the columns."""
-    heads = AuxiliaryHeads(audio_width=4, vision_width=4, pair_width=8)
+    heads = AuxiliaryHeads(audio_width=4, vision_width=4, pair_width=8, token_width=4)
     torch.nn.init.zeros_(heads.patches.weight)
     torch.nn.init.zeros_(heads.patches.bias)
     labels = torch.zeros(1, 4, 4, dtype=torch.uint8)

@@ -141,6 +141,15 @@ def test_examples_say_what_can_be_seen_and_heard(run_dir: Path) -> None:
     assert sound.frames is None
 
 
+def test_only_kinds_that_fit_a_clip_are_drawn(run_dir: Path) -> None:
+    sound_only = ClipStore(run_dir / "data" / "sound")[0]  # somebody speaks in it
+    rng = np.random.default_rng(0)
+    mixture = {"caption": 0.98, "asr": 0.01, "sound_caption": 0.01}
+    kinds = [make_example(sound_only, mixture, rng).kind for _ in range(60)]
+    assert set(kinds) == {"asr", "sound_caption"}
+    assert make_example(sound_only, {"caption": 1.0}, rng).kind == "sound_caption"
+
+
 def test_spec_augment_keeps_shape_and_input() -> None:
     mel = np.arange(400, dtype=np.float32).reshape(50, 8)
     before = mel.copy()

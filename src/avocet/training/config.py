@@ -70,6 +70,8 @@ class StageConfig:
     """Stages whose final weights are loaded first, in this order (each gives only what it trained)."""
     ctc_weight: float = 0.0
     """Weight of the CTC loss on the audio encoder beside the token loss."""
+    token_ctc_weight: float = 0.0
+    """Weight of the CTC loss on the aligned audio tokens, what the decoder reads, beside the token loss."""
     frame_weight: float = 0.0
     """Weight of the per-patch label loss on the vision encoder beside the token loss."""
     spec_augment: bool = True

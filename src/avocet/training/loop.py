@@ -203,7 +203,12 @@ def build_heads(model: TrainableModel) -> AuxiliaryHeads:
         vision = model.vision_features(frames)
         tokens = model.align_visual(vision)
         audio = model.audio_features([model.log_mel(np.zeros(16_000, np.float32))])[0]
-    return AuxiliaryHeads(audio.shape[-1], vision.shape[-1], 2 * tokens.shape[-2] * tokens.shape[-1])
+    return AuxiliaryHeads(
+        audio_width=audio.shape[-1],
+        vision_width=vision.shape[-1],
+        pair_width=2 * tokens.shape[-2] * tokens.shape[-1],
+        token_width=tokens.shape[-1],
+    )
 
 
 def set_trainable(module: TrainingModule, names: tuple[str, ...]) -> list[str]:

@@ -45,6 +45,9 @@ class TrainableModel(CaptionModel, Protocol):
     def audio_features(self, mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """(M, frames) each -> (encoder frames, width) each."""
 
+    def align_audio(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """(encoder frames, width) each -> (tokens, decoder width) each."""
+
     def text_log_probs(self, token_ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Log-probabilities of texts without media, (T - 1,) each."""
 

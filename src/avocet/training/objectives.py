@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avocet.models.interface import Prompt
+from avocet.models.interface import Prefix, Prompt
 from avocet.theatre import world
 from avocet.training.batches import Example
 from avocet.training.config import StageConfig
@@ -22,12 +22,14 @@ LossAndMetrics = tuple[Tensor, dict[str, float]]
 class AuxiliaryHeads(nn.Module):
     """Read-outs that exist during training only; they are never part of a released model.
 
-    `symbols`: audio encoder frame -> CTC alphabet. `patches`: vision encoder patch -> every label column.
+    `symbols`: audio encoder frame -> CTC alphabet. `token_symbols`: aligned audio token -> the same.
+    `patches`: vision encoder patch -> every label column.
     `motions`: aligned visual tokens of two neighbouring frames -> which motions go on (multi-label).
     """
 
-    def __init__(self, audio_width: int, vision_width: int, pair_width: int) -> None:
+    def __init__(self, audio_width: int, vision_width: int, pair_width: int, token_width: int) -> None:
         super().__init__()
+        self.token_symbols = nn.Linear(token_width, len(SOUND_SYMBOLS))
         self.symbols = nn.Linear(audio_width, len(SOUND_SYMBOLS))
         self.patches = nn.Linear(vision_width, sum(PATCH_LABEL_SIZES))
         self.motions = nn.Sequential(nn.Linear(pair_width, 192), nn.GELU(), nn.Linear(192, len(world.MOTIONS)))
@@ -42,17 +44,18 @@ class TrainingModule(nn.Module):
         self.heads = heads
 
 
-def ctc_loss(heads: AuxiliaryHeads, features: Sequence[Tensor], symbols: Sequence[list[int]]) -> LossAndMetrics:
+def ctc_loss(head: nn.Module, features: Sequence[Tensor], symbols: Sequence[list[int]]) -> LossAndMetrics:
     """CTC loss per symbol over clips in which something is heard.
 
     Args:
-        features: audio encoder output per clip, (T_i, width).
+        head: from features to logits over `SOUND_SYMBOLS`.
+        features: audio encoder output (or aligned tokens) per clip, (T_i, width).
         symbols: indices into `SOUND_SYMBOLS` per clip; clips without any are left out.
     """
     pairs = [(feature, target) for feature, target in zip(features, symbols, strict=True) if target]
     if not pairs:
         return torch.zeros(()), {}
-    logits = [heads.symbols(feature).float() for feature, _ in pairs]
+    logits = [head(feature).float() for feature, _ in pairs]
     log_probs = nn.utils.rnn.pad_sequence(logits).log_softmax(-1)  # (T, B, symbols)
     lengths = torch.tensor([len(feature) for feature, _ in pairs])
     targets = torch.tensor([symbol for _, target in pairs for symbol in target])
@@ -120,7 +123,7 @@ def encoder_ctc_step(model: TrainableModel, heads: AuxiliaryHeads, examples: lis
     heard = [example for example in examples if example.mel is not None]
     mels = [to_tensor(e.mel.T, np.float32) for e in heard if e.mel is not None]
     features = model.audio_features(mels)
-    loss, metrics = ctc_loss(heads, features, [example.symbols for example in heard])
+    loss, metrics = ctc_loss(heads.symbols, features, [example.symbols for example in heard])
     return loss, metrics
 
 
@@ -156,12 +159,9 @@ def token_step(
         prefix = model.encode(prompts)
         scored = model.score(prefix, [[model.encode_text(example.target, end=True)] for example in spoken])
         log_probs = [*log_probs, *(completions[0] for completions in scored)]
-        if config.ctc_weight:
-            features = [f for f in prefix.features["audio"] if len(f)]
-            symbols = [example.symbols for example in spoken if example.mel is not None]
-            loss, found = ctc_loss(heads, features, symbols)
-            auxiliary = auxiliary + config.ctc_weight * loss
-            metrics.update(found)
+        loss, found = _heard_loss(model, heads, config, prefix, spoken)
+        auxiliary = auxiliary + loss
+        metrics.update(found)
         seen = [example for example in spoken if example.frames is not None]
         if config.frame_weight and seen:
             labels = np.concatenate(
@@ -177,6 +177,24 @@ def token_step(
     metrics["tokens_loss"] = loss.item()
     metrics["num_tokens"] = float(len(tokens))
     return loss + auxiliary, metrics
+
+
+def _heard_loss(
+    model: TrainableModel, heads: AuxiliaryHeads, config: StageConfig, prefix: Prefix, examples: list[Example]
+) -> LossAndMetrics:
+    """Weighted CTC losses on the audio encoder's frames and on the audio tokens."""
+    features = [feature for feature in prefix.features["audio"] if len(feature)]
+    symbols = [example.symbols for example in examples if example.mel is not None]
+    total, metrics = torch.zeros(()), {}
+    if config.ctc_weight:
+        loss, found = ctc_loss(heads.symbols, features, symbols)
+        total = total + config.ctc_weight * loss
+        metrics.update(found)
+    if config.token_ctc_weight:
+        loss, found = ctc_loss(heads.token_symbols, model.align_audio(features), symbols)
+        total = total + config.token_ctc_weight * loss
+        metrics.update({f"token_{name}": value for name, value in found.items()})
+    return total, metrics
 
 
 def to_tensor(array: np.ndarray, dtype: type[np.generic]) -> Tensor:
