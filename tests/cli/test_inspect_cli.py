@@ -9,7 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from avocet.cli.inspect import main
+from avocet.cli.inspect import layout_lines, main
+from avocet.errors import ModelNotFoundError
+from avocet.models.layout import salmonn2_paper
 
 
 @pytest.fixture
@@ -100,3 +102,34 @@ def test_wrong_arguments_are_one_line(clip: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "avocet inspect: name at least one media file\n"
     assert main([str(clip), "--audio", "require"]) == 2
     assert "audio: there is no audio stream, but audio='require'" in capsys.readouterr().err
+
+
+def test_a_model_shows_its_token_plan(
+    tiny_model_folder: Path, media_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(media_folder / "a.mp4")
+    assert main([path, "--model", str(tiny_model_folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    layout = facts["layout"]
+    assert layout["rule"] == "salmonn2_paper"
+    assert len(layout["tokens"]) == layout["num_visual_tokens"] + layout["num_audio_tokens"]
+    assert layout["num_visual_tokens"] % facts["num_frames"] == 0
+    assert layout["tokens"][0][:2] == ["visual", 0.0]
+    assert main([path, "--model", str(tiny_model_folder)]) == 0
+    assert "visual" in capsys.readouterr().out
+
+
+def test_layout_lines_by_hand() -> None:
+    """2 frames of 4 tokens, 5 audio tokens of 0.2 s: alpha = 0, 3, 5."""
+    plan = salmonn2_paper(np.array([0.0, 0.5]), 4, 5, 0.2, 1.0)
+    assert [" ".join(line.split()) for line in layout_lines(plan)] == [
+        "4 visual 0 to 0.5 s",
+        "3 audio 0 to 0.6 s",
+        "4 visual 0.5 to 1 s",
+        "2 audio 0.6 to 1 s",
+    ]
+
+
+def test_a_model_that_is_not_there_is_one_clear_error(media_folder: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        main([str(media_folder / "a.mp4"), "--model", "no-such-model"])

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from avocet.errors import ConfigError, MediaError
+from avocet.errors import ConfigError, LayoutError, MediaError
 from avocet.records import SAMPLE_RATE, AudioPolicy
 
 if TYPE_CHECKING:
+    from avocet.models.interface import CaptionModel
+    from avocet.models.layout import TokenPlan
     from avocet.records import Clip
 
 
@@ -26,12 +28,14 @@ class InspectArguments:
     """Media files or URLs."""
     json: bool = False
     """Print one JSON object per file and line."""
-    fps: float = 2.0
-    """Frames per second to sample."""
-    max_frames: int = 768
-    """The most frames to take; longer clips are sampled more sparsely."""
+    model: str | None = None
+    """Show also what this model makes of it: its frame rate, and the order and times of its media tokens."""
+    fps: float | None = None
+    """Frames per second to sample; 2, or what the model asks for."""
+    max_frames: int | None = None
+    """The most frames to take, longer clips are sampled more sparsely; 768, or what the model asks for."""
     max_pixels: int | None = None
-    """The most pixels per frame; larger pictures are scaled down."""
+    """The most pixels per frame, larger pictures are scaled down; no limit, or what the model asks for."""
     start_seconds: float | None = None
     """Read only from this second on."""
     end_seconds: float | None = None
@@ -48,22 +52,59 @@ def main(argv: list[str]) -> int:
     if not arguments.files:
         print("avocet inspect: name at least one media file", file=sys.stderr)
         return 2
+    model = _load(arguments.model) if arguments.model else None
     num_failed = 0
     for path in arguments.files:
         try:
-            clip = _open(path, arguments)
-        except ConfigError as error:
+            clip = _open(path, arguments, model)
+        except ConfigError as error:  # the arguments are wrong for every file
             print(f"avocet inspect: {error}", file=sys.stderr)
             return 2
         except MediaError as error:
             print(f"avocet inspect: {_plain(str(error))}", file=sys.stderr)
             num_failed += 1
             continue
+        try:
+            layout = model.prepare(clip, model.default_instruction).layout if model else None
+        except (ConfigError, LayoutError) as error:  # the model cannot take this one clip
+            print(f"avocet inspect: {_plain(path)}: {_plain(str(error))}", file=sys.stderr)
+            num_failed += 1
+            continue
         if arguments.json:
-            print(json.dumps(clip_facts(clip), ensure_ascii=False), flush=True)
+            facts = clip_facts(clip)
+            if layout is not None and model is not None:
+                facts["layout"] = layout_facts(layout, model.layout_rule)
+            print(json.dumps(facts, ensure_ascii=False), flush=True)
         else:
-            _print_table(clip)
+            _print_table(clip, [] if layout is None else layout_lines(layout))
     return 2 if num_failed else 0
+
+
+def layout_facts(layout: TokenPlan, rule: str) -> dict[str, Any]:
+    """The token plan as JSON types: one [stream, start_seconds, end_seconds] per media token, in order."""
+    streams = ["visual" if stream == 0 else "audio" for stream in layout.stream]
+    starts, ends = layout.start_seconds.round(6).tolist(), layout.end_seconds.round(6).tolist()
+    return {
+        "rule": rule,
+        "num_visual_tokens": layout.num_visual_tokens,
+        "num_audio_tokens": layout.num_audio_tokens,
+        "tokens": [list(token) for token in zip(streams, starts, ends, strict=True)],
+    }
+
+
+def layout_lines(layout: TokenPlan) -> list[str]:
+    """The token plan in words, a line for each run of tokens of one stream and, for frames, of one time."""
+    runs: list[list[Any]] = []  # [stream, start, end, count]
+    for stream, start, end in zip(
+        layout.stream.tolist(), layout.start_seconds.tolist(), layout.end_seconds.tolist(), strict=True
+    ):
+        last = runs[-1] if runs else None
+        if last and last[0] == stream and (stream == 1 or last[1] == start):
+            last[2], last[3] = end, last[3] + 1
+        else:
+            runs.append([stream, start, end, 1])
+    names = ("visual", "audio")
+    return [f"{count:3} {names[stream]:<6} {_number(start)} to {_number(end)} s" for stream, start, end, count in runs]
 
 
 def clip_facts(clip: Clip) -> dict[str, Any]:
@@ -88,14 +129,22 @@ def clip_facts(clip: Clip) -> dict[str, Any]:
     }
 
 
-def _open(path: str, arguments: InspectArguments) -> Clip:
+def _load(name: str) -> CaptionModel:
+    from avocet.models.registry import load_model
+
+    return load_model(name, device="auto", dtype="auto", revision=None).model
+
+
+def _open(path: str, arguments: InspectArguments, model: CaptionModel | None) -> Clip:
     from avocet.media import open_clip
 
+    fps, max_frames = (model.clip_fps, model.max_frames) if model else (2.0, 768)
+    max_pixels = model.max_pixels if model else None
     return open_clip(
         path,
-        fps=arguments.fps,
-        max_frames=arguments.max_frames,
-        max_pixels=arguments.max_pixels,
+        fps=fps if arguments.fps is None else arguments.fps,
+        max_frames=max_frames if arguments.max_frames is None else arguments.max_frames,
+        max_pixels=max_pixels if arguments.max_pixels is None else arguments.max_pixels,
         start_seconds=arguments.start_seconds,
         end_seconds=arguments.end_seconds,
         audio=arguments.audio,
@@ -117,7 +166,7 @@ def _decibels(amplitude: float) -> float | None:
     return round(20 * math.log10(amplitude), 1) if amplitude > 0 else None
 
 
-def _print_table(clip: Clip) -> None:
+def _print_table(clip: Clip, layout: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -126,6 +175,8 @@ def _print_table(clip: Clip) -> None:
     table.title = Text(_plain(clip.source.path), style="bold")
     for name, value in _rows(clip):
         table.add_row(Text(name, style="dim"), Text(value, style="yellow" if name == "warning" else ""))
+    for number, line in enumerate(layout):
+        table.add_row(Text("tokens" if number == 0 else "", style="dim"), line)
     Console(highlight=False, soft_wrap=True).print(table)
 
 
