@@ -110,6 +110,13 @@ def test_a_second_run_without_resume_is_refused(trained: Path, recipe_file: Path
         training.run("sft", str(recipe_file), str(trained))
 
 
+def test_changed_settings_are_not_resumed(trained: Path, recipe_file: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "recipe.py"
+    changed.write_text(recipe_file.read_text().replace("learning_rate=1e-3", "learning_rate=2e-3"))
+    with pytest.raises(ConfigError, match=r"started with other settings of 'ears' \(optimizer changed\)"):
+        run_stage(changed, "ears", trained, resume=True)
+
+
 def test_the_export_is_a_captioner_without_heads(trained: Path) -> None:
     weights = load_file(trained / "export" / "model.safetensors")
     assert weights

@@ -30,8 +30,8 @@ from avocet.training.objectives import (
     token_step,
 )
 from avocet.training.parallel import Group, launch
-from avocet.training.run_folder import load_recipe, write_run_facts
-from avocet.training.store import ClipStore
+from avocet.training.run_folder import check_same_stage, load_recipe, write_run_facts
+from avocet.training.store import ClipStore, StoredClip
 
 
 class NonFiniteLossError(AvocetError):
@@ -45,8 +45,12 @@ def run_stage(recipe_path: Path, name: str, run_dir: Path, *, resume: bool) -> P
     """
     config = find_stage(load_recipe(recipe_path), name)
     folder = run_dir / name
-    if checkpoints.checkpoints(folder) and not resume:
-        raise ConfigError(f"{folder} already holds a run; add --resume to go on with it, or choose another --run-dir")
+    if checkpoints.checkpoints(folder):
+        if not resume:
+            raise ConfigError(
+                f"{folder} already holds a run; add --resume to go on with it, or choose another --run-dir"
+            )
+        check_same_stage(folder, config)
     if config.num_processes == 1:
         _run(Group(), recipe_path, name, run_dir)
     else:
@@ -106,42 +110,45 @@ def _train(
         for parameters in optimizer.param_groups:
             parameters["lr"] = learning_rate(config, step)
         batch = plan.batch(step)
-        examples = [
-            # One generator per clip: what is drawn does not depend on how many processes share the batch.
-            make_example(
-                clip, config.mixture, np.random.default_rng([config.seed, 1, step, place]), config.spec_augment
-            )
-            for place, clip in group.share(list(enumerate(batch)))
-        ]
+        examples = draw_examples(group, config, batch, step)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.autocast):
             loss, metrics = stage_loss(model, module.heads, config, examples)
-            # The mean over all answer tokens of the whole batch, whichever process holds them.
-            weight = metrics.get("num_tokens", 1.0)
-            share = weight / group.total(weight)
+        # The mean over all answer tokens of the whole batch, whichever process holds them.
+        weight = metrics.get("num_tokens", 1.0)
+        share = weight / group.total(weight)
         metrics["gradient_norm"] = optimizer_step(config, group, module, optimizer, loss, share, step)
         clips += len(batch)
-        done = step + 1
-        if group.rank != 0:
-            continue
-        if config.log_every and (done % config.log_every == 0 or done == config.max_steps):
-            seconds = time.perf_counter() - clock
+        done, is_last = step + 1, step + 1 == config.max_steps
+        if group.rank == 0 and (_due(config.log_every, done) or is_last):
+            speed = clips / (time.perf_counter() - clock)
             _log(
                 folder,
-                {
-                    "step": done,
-                    "loss": loss.item(),
-                    **metrics,
-                    "lr": learning_rate(config, step),
-                    "clips_per_second": clips / seconds,
-                },
+                {"step": done, "loss": loss.item(), **metrics, "lr": parameters["lr"], "clips_per_second": speed},
             )
             clock, clips = time.perf_counter(), 0
-        if config.evaluate_every and done % config.evaluate_every == 0 and config.evaluate_store:
+        if group.rank == 0 and _due(config.evaluate_every, done):
+            assert config.evaluate_store is not None
             scores = dev_scores(model, ClipStore(run_dir / "data" / config.evaluate_store), config.evaluate_clips)
             _log(folder, {"step": done, **{f"dev_{key}": value for key, value in scores.items()}})
-            clock = time.perf_counter()
-        if (config.save_every and done % config.save_every == 0) or done == config.max_steps:
+            clock, clips = time.perf_counter(), 0
+        if group.rank == 0 and (_due(config.save_every, done) or is_last):
             checkpoints.save_checkpoint(folder, module, optimizer, done)
+
+
+def _due(every: int, done: int) -> bool:
+    """Whether something that happens every so many steps happens after step `done`; 0 is never."""
+    return every > 0 and done % every == 0
+
+
+def draw_examples(group: Group, config: StageConfig, batch: list[StoredClip], step: int) -> list[Example]:
+    """This process's examples of batch `step`.
+
+    One generator per clip: what is drawn does not depend on how many processes share the batch.
+    """
+    return [
+        make_example(clip, config.mixture, np.random.default_rng([config.seed, 1, step, place]), config.spec_augment)
+        for place, clip in group.share(list(enumerate(batch)))
+    ]
 
 
 def stage_loss(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avocet.errors import ConfigError
-from avocet.training.config import Recipe
+from avocet.training.config import Recipe, StageConfig
 
 _PACKAGES = ("avocet", "torch", "transformers", "tokenizers", "numpy", "av")
 
@@ -62,10 +62,7 @@ def describe_run(recipe: Recipe, stage_name: str) -> dict[str, Any]:
     config = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     config["build_model"] = getattr(recipe.build_model, "__qualname__", repr(recipe.build_model))
     for part in ("data", "towers", "align", "sft"):
-        config[part] = [
-            {field.name: _plain(getattr(item, field.name)) for field in dataclasses.fields(item)}
-            for item in config[part]
-        ]
+        config[part] = [_fields(item) for item in config[part]]
     return {
         "stage": stage_name,
         "recipe": config,
@@ -75,6 +72,25 @@ def describe_run(recipe: Recipe, stage_name: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    """The fields of a frozen config as JSON types."""
+    return {field.name: _plain(getattr(item, field.name)) for field in dataclasses.fields(item)}
+
+
+def check_same_stage(folder: Path, stage: StageConfig) -> None:
+    """Raise `ConfigError` when the run in `folder` was started with other settings of this stage: going on with it
+    would be neither the one run nor the other."""
+    recorded = json.loads((folder / "run.json").read_text())["recipe"]
+    before = next(item for part in ("towers", "align", "sft") for item in recorded[part] if item["name"] == stage.name)
+    now = json.loads(json.dumps(_fields(stage)))
+    changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    if changed:
+        raise ConfigError(
+            f"{folder} was started with other settings of {stage.name!r} ({', '.join(changed)} changed); give "
+            "the stage another name, choose another --run-dir, or put the settings back"
+        )
 
 
 def _plain(value: Any) -> Any:
