@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from avocet.captioning import Captioner, load_captioner
 from avocet.evaluation.benchmarks.theatre import evaluate_theatre
-from avocet.theatre import make_script, stage_arrays
+from avocet.theatre import judge, make_script, stage_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "src" / "avocet" / "assets" / "nano"
@@ -56,12 +56,12 @@ def test_the_measurements_are_of_these_weights(card: ModuleType, nano: Captioner
 
 
 def test_nano_captions_fresh_clips_that_went_through_a_real_mp4(nano: Captioner, tmp_path: Path) -> None:
-    """24 clips: the bounds leave room for their standard error of about 4 points around the card's figures."""
+    """24 clips: the bounds leave room for their standard error of about 3 points above the card's 5 %."""
     report = evaluate_theatre(nano, 1, 24, FRESH_SEED, out_dir=tmp_path, workers=1)
     assert report.num_scored == 24
-    assert report.total <= 0.30
+    assert report.total <= 0.20
     assert report.dialogue_word_accuracy is not None
-    assert report.dialogue_word_accuracy >= 0.75
+    assert report.dialogue_word_accuracy >= 0.9
     assert report.warnings == {}
 
 
@@ -71,9 +71,10 @@ def test_nano_hears_and_sees(nano: Captioner) -> None:
     script = next(s for s in scripts if {"visual", "speech"} <= {event.kind for event in s.events})
     muted = nano.caption(stage_arrays(script, muted=True)).text
     assert '"' not in muted
+    assert judge(muted, script, hear=False).hallucinated == ()
     black = nano.caption(stage_arrays(script, black=True)).text
-    assert "black" in black
     assert '"' in black
+    assert judge(black, script, see=False).hallucinated == ()
 
 
 def test_nano_warns_outside_of_its_world(nano: Captioner, media_folder: Path) -> None:
@@ -95,6 +96,6 @@ def test_each_control_costs_what_its_stream_carried(nano: Captioner, tmp_path: P
     ):
         spoiled = reports[control].per_kind
         for kind in lost:
-            assert spoiled[kind].miss >= 0.8, (control, kind)
+            assert spoiled[kind].not_right >= 0.8, (control, kind)
         for kind in kept:
-            assert spoiled[kind].miss <= plain[kind].miss + 0.15, (control, kind)
+            assert spoiled[kind].not_right <= plain[kind].not_right + 0.15, (control, kind)
