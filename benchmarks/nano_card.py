@@ -171,8 +171,8 @@ warning. It exists to prove that the training methods work and to make the demo 
 {clips}; the
 `av` and `dev` ones went through the real mp4 encoder and decoder. Minutes are wall time; the machine did other work
 beside it, and the single-process towers ran two at a time. The stages ran while the code was being finished: the
-`picture` clips were drawn by an earlier version of the picture code, and the two towers drew their augmentation otherwise than
-today, so a new training gives other weights.
+`picture` clips were drawn by an earlier version of the picture code, and the two towers drew their augmentation
+otherwise than today, so a new training gives other weights.
 
 {table}
 
