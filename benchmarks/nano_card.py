@@ -180,8 +180,9 @@ otherwise than today, so a new training gives other weights.
 """
 
 _READING = """
-The three controls spoil one stream and are judged against the unspoiled script: without sound, what is heard must
-be lost and nothing else; without picture, what is seen; with another clip's sound, the hearing part must be wrong.
+The three controls spoil one stream and are judged against the unspoiled script: without sound, what is heard must be
+lost; without picture, what is seen; with another clip's sound, the hearing part must be wrong. The other stream's
+columns should stay as they are in the first row; how far they do not is how much one stream leans on the other.
 Miss, Hall and Total are means over captions of one run; the exact judge counts a wrong detail as one incorrect event.
 
 Repeat with `python benchmarks/nano_card.py measure` and `write`; each row is one

@@ -120,6 +120,20 @@ def test_start_up_stays_light(module: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
+PUBLIC_PATHS = (
+    *("avocet.open_clip", "avocet.load_captioner", "avocet.metrics.event_rates", "avocet.theatre.stage"),
+    *("avocet.models.salmonn2.load_checkpoint", "avocet.training.losses.gdpo_loss"),
+    *("avocet.training.pairs.select_pair", "avocet.rewards.dialogue_reward"),
+)
+
+
+@pytest.mark.parametrize("path", PUBLIC_PATHS)
+def test_public_paths_work_from_a_single_import(path: str) -> None:
+    code = f"import avocet; print({path}.__name__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == path.rsplit(".", 1)[1]
+
+
 def test_public_names_are_there() -> None:
     import avocet
 

@@ -10,10 +10,22 @@ avocet train all nano         everything above, in order
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from types import ModuleType
 
 from avocet.errors import ConfigError
+
+_PUBLIC = ("losses", "pairs")
+
+
+def __getattr__(name: str) -> ModuleType:
+    # `avocet.training.losses` works without an import of its own, and PyTorch loads only when it is used.
+    if name in _PUBLIC:
+        return importlib.import_module(f"avocet.training.{name}")
+    raise AttributeError(f"module 'avocet.training' has no attribute {name!r}")
+
 
 STAGES = ("data", "towers", "align", "sft", "export", "all")
 
