@@ -20,7 +20,9 @@ from avocet.errors import RecordError
 
 AudioStatus = Literal["present", "silent", "absent", "undecodable"]
 AudioPolicy = Literal["auto", "require", "ignore"]
-StopReason = Literal["end", "length"]
+StopReason = Literal["end", "length", "repetition"]
+"""Why a completion ended: the model ended it, its token limit, or the repetition guard."""
+RepetitionGuard = Literal["off", "stop", "retry"]
 Task = Literal["caption", "local_caption", "qa", "asr", "audio_caption"]
 
 SAMPLE_RATE = 16_000
@@ -125,6 +127,8 @@ class SourceFacts(Record):
     height: int | None = None
     average_fps: float | None = None
     rotation_degrees: int = 0
+    is_image: bool = False
+    """Whether the file is a still picture."""
     video_start_seconds: float | None = None
     video_end_seconds: float | None = None
     audio_codec: str | None = None
@@ -152,6 +156,8 @@ class Clip:
     audio_status: AudioStatus
     source: SourceFacts
     warnings: tuple[str, ...] = ()
+    sampling_step_seconds: float | None = None
+    """Spacing of the targets that the frames were sampled for; None when they were not sampled on a grid."""
 
     def __post_init__(self) -> None:
         frames, times, name = self.frames, self.frame_times_seconds, f"Clip {self.id!r}"
@@ -175,6 +181,24 @@ class Clip:
             has_sound or self.waveform is None, f"{name}: audio_status is {self.audio_status} but a waveform was given"
         )
         _check(self.duration_seconds > 0, f"{name}: duration_seconds must be > 0, got {self.duration_seconds}")
+        step = self.sampling_step_seconds
+        _check(step is None or step > 0, f"{name}: sampling_step_seconds must be > 0 or None, got {step}")
+
+    @property
+    def sample_times_seconds(self) -> np.ndarray:
+        """float64 (T,), strictly increasing: the moment that each frame stands for, from the start of the clip.
+
+        A frame sampled on a grid stands for the first target at which it is on screen; otherwise, and for a first
+        frame that appears only after the targets it was taken for, it is the time at which it is first shown.
+        """
+        shown = self.frame_times_seconds - self.start_seconds
+        if self.sampling_step_seconds is None or not len(shown):
+            return shown.clip(min=0)
+        targets = np.ceil(shown / self.sampling_step_seconds - 1e-6) * self.sampling_step_seconds
+        # The grid cannot tell for a first frame that was taken for targets before it appeared.
+        late = np.append(targets[:-1] >= targets[1:], False)
+        times: np.ndarray = np.where(late, shown, targets).clip(min=0)
+        return times
 
     @property
     def end_seconds(self) -> float:
@@ -206,11 +230,21 @@ class Sampling(Record):
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    """Logits of tokens that were generated already are divided (positive) or multiplied (negative) by this."""
+    repetition_guard: RepetitionGuard = "stop"
+    """What to do when a completion runs in a loop: nothing ("off"), end it ("stop"), or end it and let the captioner
+    try once more with a penalty ("retry")."""
 
     def __post_init__(self) -> None:
         _check(self.max_new_tokens >= 1, f"Sampling: max_new_tokens must be >= 1, got {self.max_new_tokens}")
         _check(self.temperature >= 0, f"Sampling: temperature must be >= 0, got {self.temperature}")
         _check(0 < self.top_p <= 1, f"Sampling: top_p must be in (0, 1], got {self.top_p}")
+        _check(self.repetition_penalty > 0, f"Sampling: repetition_penalty must be > 0, got {self.repetition_penalty}")
+        _check(
+            self.repetition_guard in get_args(RepetitionGuard),
+            f"Sampling: repetition_guard must be one of {get_args(RepetitionGuard)}, got {self.repetition_guard!r}",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,6 +269,12 @@ class Caption(Record):
     start_seconds: float
     end_seconds: float
     layout_rule: str
+    instruction_source: str = "given"
+    """Where the instruction came from: "given", "default", a style with its number, or a file."""
+    media: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the model really read: numbers of visual and audio tokens, size of the frames, the model's limits."""
+    token_logps: tuple[float, ...] = ()
+    """Log-probability of each token, when asked for."""
     timings_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

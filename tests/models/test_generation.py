@@ -114,9 +114,7 @@ def test_rows_that_end_early_do_not_disturb_the_others(model, make_prefix):
 
 def test_the_decoders_last_position_ends_a_row(model, make_prefix):
     prefix = make_prefix((8, 5.9), (1, None))
-    model.config = type(model.config).from_dict(
-        model.config.to_dict() | {"decoder": model.config.decoder.to_dict() | {"max_positions": 90}}
-    )
+    model.decoder.config.max_position_embeddings = 90
     room = 90 - int(prefix.lengths[0])
     assert 0 < room < 20
     long, short = model.generate(prefix, 1, Sampling(max_new_tokens=20))
@@ -127,9 +125,7 @@ def test_the_decoders_last_position_ends_a_row(model, make_prefix):
 
 def test_prompts_that_fill_the_decoder(model, make_prefix):
     prefix = make_prefix((8, 5.9))
-    model.config = type(model.config).from_dict(
-        model.config.to_dict() | {"decoder": model.config.decoder.to_dict() | {"max_positions": 40}}
-    )
+    model.decoder.config.max_position_embeddings = 40
     with pytest.raises(ConfigError, match="leaves no room to answer: the decoder has 40 positions"):
         model.generate(prefix, 1, GREEDY)
     with pytest.raises(ConfigError, match="n >= 1, got 0"):

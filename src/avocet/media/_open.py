@@ -344,6 +344,7 @@ def _assemble(request: _Request, reading: _Reading, sound: _Sound, clip_id: str)
         duration_seconds=end - request.start_seconds,
         audio_status=sound.status,
         source=reading.facts,
+        sampling_step_seconds=reading.grid.step_seconds,
         warnings=(*reading.warnings, *decoded.warnings, *sound.warnings, *_timing_warnings(request, reading, end)),
     )
 

@@ -35,6 +35,11 @@ class TokenPlan:
     """float64 (N,), from the start of the clip."""
     end_seconds: np.ndarray
     """float64 (N,), half-open end."""
+    positions: np.ndarray | None = None
+    """float64 (3, N): rotary positions (time, height, width) of rules that have them, from 0 at the first media
+    token; None where a token's position is its place in the sequence."""
+    end_position: float | None = None
+    """With `positions`: the position of the token after the media."""
 
     def __post_init__(self) -> None:
         shapes = {array.shape for array in (self.stream, self.index, self.start_seconds, self.end_seconds)}
@@ -50,6 +55,10 @@ class TokenPlan:
             raise LayoutError(f"streams of a TokenPlan are 0 (visual) and 1 (audio), got {np.unique(self.stream)}")
         if bool(np.any(self.end_seconds < self.start_seconds)):
             raise LayoutError("a token of a TokenPlan ends before it starts")
+        if (self.positions is None) != (self.end_position is None):
+            raise LayoutError("a TokenPlan has both positions and end_position, or neither")
+        if self.positions is not None and self.positions.shape != (3, len(self)):
+            raise LayoutError(f"positions must be (3, {len(self)}), got {self.positions.shape}")
 
     def __len__(self) -> int:
         return len(self.stream)

@@ -9,24 +9,24 @@ Shapes: B prompts, R completions of all prompts, L prefix positions, T completio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from avocet.errors import ConfigError
+from avocet.models.decoder import Decoder
 from avocet.models.interface import Prefix
 
 Tokens = Sequence[int]
 
 
 def score_completions(
-    decoder: Any, prefix: Prefix, completions: Sequence[Sequence[Tokens]]
+    decoder: Decoder, prefix: Prefix, completions: Sequence[Sequence[Tokens]]
 ) -> list[list[torch.Tensor]]:
     """Per prompt, per completion: float32 (T,) log-probabilities.
 
     Args:
-        decoder: a transformers causal language model (`decoder.model`, `decoder.lm_head`).
+        decoder: the language model.
         prefix: the encoded prompts.
         completions: per prompt, any number of token lists; an empty list of tokens scores as an empty tensor.
 
@@ -47,14 +47,28 @@ def score_completions(
     return [[next(scores) for _ in texts] for texts in completions]
 
 
-def token_log_probs(decoder: Any, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+def next_token_log_probs(decoder: Decoder, prefix: Prefix, completion: Tokens) -> torch.Tensor:
+    """float32 (T, V): the distribution before each token of the one completion of a one-prompt prefix."""
+    if len(prefix) != 1:
+        raise ConfigError(f"next_token_log_probs takes a prefix of one prompt, got {len(prefix)}")
+    hidden, _ = _completion_hidden(decoder, prefix, [list(completion)])
+    return decoder.logits(hidden).log_softmax(-1)
+
+
+def token_log_probs(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """float32 (N,): log-probability of each target given the hidden state that predicts it."""
-    return -F.cross_entropy(decoder.lm_head(hidden_ND).float(), targets_N, reduction="none")
+    return -F.cross_entropy(decoder.logits(hidden_ND), targets_N, reduction="none")
 
 
-def _score_single(decoder: Any, prefix: Prefix, rows: list[int], tokens: list[list[int]]) -> list[torch.Tensor]:
+def _score_single(decoder: Decoder, prefix: Prefix, rows: list[int], tokens: list[list[int]]) -> list[torch.Tensor]:
     if rows != list(range(len(prefix))):
         prefix = prefix.select(rows)
+    hidden, target = _completion_hidden(decoder, prefix, tokens)
+    return list(torch.split(token_log_probs(decoder, hidden, target), [len(text) for text in tokens]))
+
+
+def _completion_hidden(decoder: Decoder, prefix: Prefix, tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (N, D) that predict the tokens of one completion per prompt, and those tokens (N,)."""
     device = prefix.embeddings.device
     lengths = prefix.lengths.tolist()
     total = max(length + len(text) for length, text in zip(lengths, tokens, strict=True))
@@ -66,29 +80,45 @@ def _score_single(decoder: Any, prefix: Prefix, rows: list[int], tokens: list[li
     ]
     place = torch.tensor(places, device=device, dtype=torch.long)
     target = torch.tensor([token for text in tokens for token in text], device=device, dtype=torch.long)
-    padded = F.pad(prefix.embeddings, (0, 0, 0, total - prefix.embeddings.shape[1]))
-    embedded = decoder.model.embed_tokens(target).to(padded.dtype)
+    room = total - prefix.embeddings.shape[1]
+    padded = F.pad(prefix.embeddings, (0, 0, 0, room))
+    embedded = decoder.embed(target).to(padded.dtype)
     inputs = padded.flatten(0, 1).index_copy(0, place, embedded).view_as(padded)
-    hidden = decoder.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    logps = token_log_probs(decoder, hidden.flatten(0, 1)[place - 1], target)
-    return list(torch.split(logps, [len(text) for text in tokens]))
+    hidden, _ = decoder.run(
+        inputs,
+        positions=_positions_with_completion(prefix, total),
+        deepstack=tuple(F.pad(level, (0, 0, 0, room)) for level in prefix.deepstack),
+    )
+    return hidden.flatten(0, 1)[place - 1], target
 
 
-def _score_shared(decoder: Any, prefix: Prefix, rows: list[int], tokens: list[list[int]]) -> list[torch.Tensor]:
+def _positions_with_completion(prefix: Prefix, total: int) -> torch.Tensor | None:
+    """(3, B, total): the prefix's positions, then first_positions, + 1, + 2, ... on every axis."""
+    if prefix.positions is None:
+        return None
+    lengths = prefix.lengths.to(prefix.positions.device)
+    step = torch.arange(total, device=prefix.positions.device) - lengths[:, None]
+    after = (prefix.first_positions[:, None] + step).to(prefix.positions.dtype)
+    before = F.pad(prefix.positions, (0, total - prefix.positions.shape[2]))
+    return torch.where(step < 0, before, after)
+
+
+def _score_shared(decoder: Decoder, prefix: Prefix, rows: list[int], tokens: list[list[int]]) -> list[torch.Tensor]:
     used = sorted(set(rows))
     if used != list(range(len(prefix))):
         prefix = prefix.select(used)
         rows = [used.index(row) for row in rows]
     device = prefix.embeddings.device
-    prefill = decoder.model(inputs_embeds=prefix.embeddings, use_cache=True)
+    prefill_BLD, cache = decoder.run(
+        prefix.embeddings, positions=prefix.positions, use_cache=True, deepstack=prefix.deepstack
+    )
     row = torch.tensor(rows, device=device)
     length_R = prefix.lengths.to(device)[row]
-    first_RD = prefill.last_hidden_state[row, length_R - 1]
+    first_RD = prefill_BLD[row, length_R - 1]
 
     # All but the last token of each completion is read; each hidden state predicts the token after it.
     longest = max(max(len(text) for text in tokens) - 1, 1)
     padded = torch.tensor([text[:longest] + [0] * (longest - len(text)) for text in tokens], device=device)
-    cache = prefill.past_key_values
     cache.batch_select_indices(row)
     step = torch.arange(longest, device=device)
     prefix_size = prefix.embeddings.shape[1]
@@ -96,13 +126,13 @@ def _score_shared(decoder: Any, prefix: Prefix, rows: list[int], tokens: list[li
     if int(prefix.lengths.min()) < prefix_size:
         real = torch.arange(prefix_size, device=device) < length_R[:, None]
         mask = F.pad(real, (0, longest), value=True)
-    rest_RTD = decoder.model(
-        inputs_embeds=decoder.model.embed_tokens(padded).to(prefix.embeddings.dtype),
-        attention_mask=mask,
-        position_ids=length_R[:, None] + step,
-        past_key_values=cache,
+    rest_RTD, _ = decoder.run(
+        decoder.embed(padded).to(prefix.embeddings.dtype),
+        mask=mask,
+        positions=decoder.expand_positions(prefix.first_positions[row][:, None] + step),
+        cache=cache,
         use_cache=True,
-    ).last_hidden_state
+    )
     hidden_RTD = torch.cat([first_RD[:, None], rest_RTD], dim=1)
     sizes = [len(text) for text in tokens]
     valid = torch.arange(longest + 1, device=device) < torch.tensor(sizes, device=device)[:, None]

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from avocet.errors import ConfigError, LayoutError
+from avocet.models.decoder import Decoder
 from avocet.models.generation import sample_completions
 from avocet.models.interface import Completion, Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, plan_layout
@@ -31,7 +32,7 @@ from avocet.models.salmonn2 import processing, towers
 from avocet.models.salmonn2.config import Salmonn2Config
 from avocet.models.salmonn2.saving import write_folder
 from avocet.models.salmonn2.tokenizer import AUDIO_PAD, PAD, SPECIAL_TOKENS, TURN_END, TURN_START, VIDEO_PAD
-from avocet.models.scoring import score_completions, token_log_probs
+from avocet.models.scoring import next_token_log_probs, score_completions, token_log_probs
 from avocet.records import SAMPLE_RATE, Clip, Sampling
 
 
@@ -209,19 +210,22 @@ class Salmonn2Model(nn.Module):
         """n completions of each prompt from one prefill; see `avocet.models.generation`."""
         with self._evaluating():
             return sample_completions(
-                self.decoder,
+                self._decoder(),
                 prefix,
                 n,
                 sampling,
-                stop_id=self.stop_id,
+                stop_ids=(self.stop_id,),
                 pad_id=self._special_ids[PAD],
-                max_positions=self.config.decoder.max_positions,
                 decode=self.decode,
             )
 
     def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
         """Per prompt, per completion: float32 (T,) log-probabilities; see `avocet.models.scoring`."""
-        return score_completions(self.decoder, prefix, completions)
+        return score_completions(self._decoder(), prefix, completions)
+
+    def next_token_log_probs(self, prefix: Prefix, completion: Sequence[int]) -> torch.Tensor:
+        """float32 (T, vocabulary): the distribution before each token of the completion of a one-prompt prefix."""
+        return next_token_log_probs(self._decoder(), prefix, completion)
 
     # The parts of `prepare` and `encode`, for training with auxiliary losses.
 
@@ -295,7 +299,7 @@ class Salmonn2Model(nn.Module):
         padded = padded.to(self.device)
         hidden = self.decoder.model(input_ids=padded, use_cache=False).last_hidden_state
         real = torch.arange(1, max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
-        logps = token_log_probs(self.decoder, hidden[:, :-1][real], padded[:, 1:][real])
+        logps = token_log_probs(self._decoder(), hidden[:, :-1][real], padded[:, 1:][real])
         return list(torch.split(logps, [length - 1 for length in lengths]))
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -312,6 +316,10 @@ class Salmonn2Model(nn.Module):
         write_folder(folder, self.config, self.tokenizer, self.state_dict(), dtype)
 
     # Internals.
+
+    def _decoder(self) -> Decoder:
+        # Made anew at each use: LoRA may have replaced the layers.
+        return Decoder(backbone=self.decoder.model, lm_head=self.decoder.lm_head)
 
     def _num_windows(self, clip_id: str, mel: torch.Tensor, audio_seconds: float | None) -> int:
         audio = self.config.audio
