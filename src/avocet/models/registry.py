@@ -11,9 +11,10 @@ import hashlib
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from avocet.errors import ModelNotFoundError
+from avocet.errors import ConfigError, ModelNotFoundError
+from avocet.records import Record
 
 if TYPE_CHECKING:
     from avocet.models.interface import CaptionModel
@@ -34,6 +35,29 @@ _LOADABLE = "this version loads 'nano' and local folders with config.json, token
 _REVISION_DIGITS = 12
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(Record):
+    """What a caller may change of how a model reads clips; None keeps the model's own value.
+
+    A model that has no such setting refuses it with a `ConfigError`.
+    """
+
+    layout: str | None = None
+    """Name of the model's layout rule to use ("tmrope" or "released" for the Qwen-Omni family)."""
+    fps: float | None = None
+    """Frames per second to sample from a clip."""
+    max_frames: int | None = None
+    """The most frames of a clip."""
+    patch_pixels: int | None = None
+    """The most pixels of a temporal patch (two frames of the Qwen family)."""
+    total_pixels: int | None = None
+    """The most pixels of all temporal patches of a clip together."""
+
+    def given(self) -> dict[str, Any]:
+        """Only what is not None."""
+        return {name: value for name, value in self.to_dict().items() if value is not None}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedModel:
     """A model with what its captions are signed with."""
@@ -49,7 +73,14 @@ def model_names() -> tuple[str, ...]:
     return (_NANO, *_KNOWN)
 
 
-def load_model(name: str, *, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    options: ModelOptions | None = None,
+) -> LoadedModel:
     """Load a model by name or folder.
 
     Args:
@@ -57,8 +88,10 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto", revision
         device: "auto" takes a GPU when there is one.
         dtype: "auto" is float32 on a CPU, bfloat16 on a GPU.
         revision: when given, the weights must be these.
+        options: changes to how the model reads clips.
 
     Raises:
+        ConfigError: an option that the model does not have.
         ModelNotFoundError: no such weights here, or not of that revision.
         CheckpointError: the folder is broken.
     """
@@ -70,6 +103,8 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto", revision
     # Imported late: naming a model that is not here must not cost the import of PyTorch and transformers.
     from avocet.models.salmonn2.checkpoint import load_checkpoint
 
+    if options is not None and options.given():
+        raise ConfigError(f"model {name!r} has no settings {', '.join(options.given())}")
     model = load_checkpoint(folder, device=device, dtype=dtype)
     return LoadedModel(model=model, model_id=name if name == _NANO else folder.name, revision=found or "")
 
