@@ -29,6 +29,12 @@ class Decoder:
         """The longest sequence that the model was made for."""
         return int(self.backbone.config.max_position_embeddings)
 
+    @property
+    def embed_device(self) -> torch.device:
+        """Where embeddings are made and hidden states are handed back."""
+        device: torch.device = self.backbone.get_input_embeddings().weight.device
+        return device
+
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """(...,) -> (..., D)."""
         embedded: torch.Tensor = self.backbone.get_input_embeddings()(token_ids)

@@ -9,16 +9,13 @@ waveform, before the spectrogram), so the last partial window reads silence for 
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers.audio_utils import mel_filter_bank
 
 from avocet.errors import ConfigError
 from avocet.models.salmonn2.config import AudioSettings, Salmonn2Config
-from avocet.records import SAMPLE_RATE
+from avocet.models.spectrogram import log_mel_spectrogram
 
 
 def resize_frames(frames: np.ndarray, size: int) -> torch.Tensor:
@@ -58,7 +55,11 @@ def log_mel(waveform: np.ndarray, config: Salmonn2Config) -> torch.Tensor:
     samples = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
     samples = F.pad(samples, (0, -len(samples) % unit))
     return torch.cat(
-        [_segment_log_mel(segment, audio) for segment in torch.split(samples, audio.segment_samples)], dim=1
+        [
+            log_mel_spectrogram(segment, audio.num_mel_bins, audio.n_fft, audio.hop_length)
+            for segment in torch.split(samples, audio.segment_samples)
+        ],
+        dim=1,
     )
 
 
@@ -70,26 +71,3 @@ def check_segments(num_segments: int, audio: AudioSettings) -> None:
             f"{audio.max_segments} ({audio.max_segments * audio.segment_seconds} s); caption a shorter interval "
             "(start_seconds, end_seconds)"
         )
-
-
-def _segment_log_mel(samples: torch.Tensor, audio: AudioSettings) -> torch.Tensor:
-    window = torch.hann_window(audio.n_fft)
-    spectrum = torch.stft(samples, audio.n_fft, audio.hop_length, window=window, return_complex=True)
-    # The last frame is centred on the end of the segment; Whisper drops it.
-    power = spectrum[:, :-1].abs().square()
-    log_power = (_mel_filters(audio.num_mel_bins, audio.n_fft) @ power).clamp(min=1e-10).log10()
-    return (torch.maximum(log_power, log_power.max() - 8.0) + 4.0) / 4.0
-
-
-@functools.lru_cache(maxsize=8)
-def _mel_filters(num_mel_bins: int, n_fft: int) -> torch.Tensor:
-    filters = mel_filter_bank(
-        num_frequency_bins=1 + n_fft // 2,
-        num_mel_filters=num_mel_bins,
-        min_frequency=0.0,
-        max_frequency=SAMPLE_RATE / 2,
-        sampling_rate=SAMPLE_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return torch.from_numpy(np.ascontiguousarray(filters.T, dtype=np.float32))

@@ -1,0 +1,319 @@
+"""Qwen2.5-Omni (AVoCaDO) and Qwen3-Omni thinkers behind the four verbs.
+
+    frames -> visual (+ deepstack in Qwen3-Omni) --\\
+                                                    > interleave (TMRoPE) -> decoder
+    sound -> audio_tower ---------------------------/
+
+The weights and towers are transformers' own classes; what is ours is everything between a clip and the decoder: frame
+sizes, spectrogram, token order, positions. The towers run clip by clip, so that a clip's features do not depend on what
+else is in the batch.
+
+Shapes: B prompts, L positions, D decoder width, N media tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from avocet.errors import LayoutError
+from avocet.models.decoder import Decoder
+from avocet.models.generation import sample_completions
+from avocet.models.interface import Completion, Prefix, Prompt
+from avocet.models.layout import AUDIO, VISUAL, TokenPlan
+from avocet.models.qwen_omni import processing, prompts, towers
+from avocet.models.qwen_omni.config import SETTINGS_FILE, Family, ReadingSettings, time_axis
+from avocet.models.scoring import next_token_log_probs, score_completions
+from avocet.models.tmrope import position_drift_seconds, prompt_positions, tmrope
+from avocet.records import SAMPLE_RATE, Clip, Sampling
+
+_NOTICEABLE_DRIFT_SECONDS = 0.5
+
+
+class QwenOmniModel(nn.Module):
+    """A `CaptionModel` around a transformers thinker; `checkpoint` loads one."""
+
+    world = None
+
+    def __init__(self, thinker: Any, tokenizer: Any, family: Family, settings: ReadingSettings) -> None:
+        super().__init__()
+        self.thinker = thinker
+        self.tokenizer = tokenizer
+        self.family = family
+        self.settings = settings
+        self.sizes = towers.read_sizes(thinker.config)
+        config = thinker.config
+        self.axis = time_axis(family, config.position_id_per_seconds, getattr(config, "seconds_per_chunk", 2.0))
+        self.ids = prompts.media_ids(config, tokenizer)
+        self.stop_ids = prompts.stop_ids(tokenizer)
+
+    # What callers need to know before the first verb.
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model, where LoRA goes."""
+        module: nn.Module = towers.language_model(self.thinker)
+        return module
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._decoder().embed_device
+        return device
+
+    @property
+    def default_instruction(self) -> str:
+        return self.settings.default_instruction
+
+    @property
+    def default_sampling(self) -> Sampling:
+        return Sampling(max_new_tokens=self.settings.max_new_tokens)
+
+    @property
+    def layout_rule(self) -> str:
+        return "tmrope" if self.settings.layout == "tmrope" else "tmrope_released"
+
+    @property
+    def clip_fps(self) -> float:
+        return self.settings.fps
+
+    @property
+    def max_frames(self) -> int:
+        return self.settings.max_frames
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Twice what a frame is resized to at most: decoding larger costs memory and shows nothing more."""
+        return 2 * self.settings.max_patch_tokens * self.sizes.factor**2
+
+    # The four verbs.
+
+    def prepare(self, clip: Clip, instruction: str) -> Prompt:
+        """Resize within the budget, compute the spectrogram, lay out the tokens.
+
+        Raises:
+            LayoutError: neither frames nor sound, or frames that cannot be laid out.
+        """
+        warnings = list(clip.warnings)
+        mel, num_audio_tokens = self._sound(clip, warnings)
+        frames = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
+        times, rows, columns = np.zeros(0), 0, 0
+        media: dict[str, Any] = {"max_video_tokens": self.settings.max_video_tokens}
+        if clip.num_frames:
+            height, width = clip.frames.shape[2:]
+            size = processing.plan_size(height, width, clip.num_frames, self.sizes.factor, self.settings)
+            frames = processing.resize_frames(clip.frames, size.height, size.width)
+            times = processing.patch_times(clip.sample_times_seconds)
+            rows, columns = size.height // self.sizes.factor, size.width // self.sizes.factor
+            media |= {"tokens_per_patch": size.tokens_per_patch, "max_tokens_per_patch": size.budget_tokens}
+            warnings += self._size_warnings(size)
+        plan = tmrope(
+            self.axis,
+            times,
+            rows,
+            columns,
+            num_audio_tokens,
+            clip.duration_seconds,
+            assumed=self.settings.layout == "released",
+        )
+        drift = max(position_drift_seconds(plan, self.axis))
+        if drift > _NOTICEABLE_DRIFT_SECONDS:
+            warnings.append(f"the layout places picture and sound up to {drift:.1f} s apart (rule {self.layout_rule})")
+        return self._prompt(clip, instruction, plan, frames, mel, media, tuple(warnings))
+
+    def encode(self, prompts: Sequence[Prompt]) -> Prefix:
+        """Towers and interleaving of a batch; differentiable when gradients are enabled."""
+        decoder = self._decoder()
+        lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts], dtype=torch.long)
+        size = int(lengths.max()) if prompts else 0
+        ids = torch.full((len(prompts), size), self.stop_ids[-1])
+        positions = torch.zeros((3, len(prompts), size), dtype=torch.float64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt.token_ids)] = torch.tensor(prompt.token_ids)
+            if prompt.positions is None:
+                raise LayoutError(f"clip {prompt.clip_id!r}: the prompt has no positions; it is of another model")
+            positions[:, row, : len(prompt.token_ids)] = torch.from_numpy(prompt.positions)
+        real = (torch.arange(size) < lengths[:, None]).to(decoder.embed_device)
+        embeddings = decoder.embed(ids.to(decoder.embed_device)) * real[..., None]
+        rows, deepstack = self._insert_media(prompts, embeddings)
+        whole = torch.long if self.axis.whole_positions else torch.float32
+        nexts = [positions[:, row, : int(lengths[row])].max() + 1 for row in range(len(prompts))]
+        return Prefix(
+            clip_ids=tuple(prompt.clip_id for prompt in prompts),
+            embeddings=torch.stack(rows) if rows else embeddings,
+            lengths=lengths,
+            positions=positions.to(embeddings.device, whole),
+            next_positions=torch.tensor(nexts).to(whole),
+            deepstack=deepstack,
+        )
+
+    def generate(self, prefix: Prefix, n: int, sampling: Sampling) -> list[list[Completion]]:
+        """n completions of each prompt from one prefill; see `avocet.models.generation`."""
+        with self._evaluating():
+            return sample_completions(
+                self._decoder(),
+                prefix,
+                n,
+                sampling,
+                stop_ids=self.stop_ids,
+                pad_id=self.stop_ids[-1],
+                decode=self.decode,
+            )
+
+    def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
+        """Per prompt, per completion: float32 (T,) log-probabilities; see `avocet.models.scoring`."""
+        return score_completions(self._decoder(), prefix, completions)
+
+    def next_token_log_probs(self, prefix: Prefix, completion: Sequence[int]) -> torch.Tensor:
+        """float32 (T, vocabulary): the distribution before each token of the completion of a one-prompt prefix."""
+        return next_token_log_probs(self._decoder(), prefix, completion)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion, without special tokens and outer white space."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    def encode_text(self, text: str, *, end: bool = False) -> list[int]:
+        """Token ids of a completion's text, with the end of the turn when `end`."""
+        ids = prompts.plain_ids(self.tokenizer, text)
+        return [*ids, self.stop_ids[0]] if end else ids
+
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the thinker (weights in `dtype`; None: as they are), the tokenizer and the reading settings."""
+        folder = Path(folder)
+        state = self.thinker.state_dict()
+        if dtype is not None:
+            state = {name: part.to(dtype) if part.is_floating_point() else part for name, part in state.items()}
+        self.thinker.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        (folder / SETTINGS_FILE).write_text(self.settings.to_json_line() + "\n", encoding="utf-8")
+
+    # Internals.
+
+    def _decoder(self) -> Decoder:
+        return towers.decoder_of(self.thinker)
+
+    def _sound(self, clip: Clip, warnings: list[str]) -> tuple[torch.Tensor | None, int]:
+        if clip.waveform is None or not len(clip.waveform):
+            return None, 0
+        mel = processing.log_mel(clip.waveform, self.sizes.num_mel_bins, pad=self.family.pad_sound)
+        count = towers.num_audio_tokens(mel.shape[1], self.family, self.sizes)
+        if count == 0:
+            warnings.append(f"the sound of {len(clip.waveform) / SAMPLE_RATE:.3f} s is too short for an audio token")
+            return None, 0
+        return mel, count
+
+    def _size_warnings(self, size: processing.FrameSize) -> list[str]:
+        """What the total budget did to the frames."""
+        if size.budget_tokens >= self.settings.max_patch_tokens:
+            return []
+        text = (
+            f"frames shrunk to {size.width}x{size.height}: {size.num_patches} temporal patches share "
+            f"{self.settings.max_video_tokens} visual tokens ({size.tokens_per_patch} each)"
+        )
+        if size.tokens_per_patch < self.settings.min_patch_tokens:
+            text += f", under the {self.settings.min_patch_tokens} that the model was trained with"
+        return [text]
+
+    def _prompt(
+        self,
+        clip: Clip,
+        instruction: str,
+        plan: TokenPlan,
+        frames: torch.Tensor,
+        mel: torch.Tensor | None,
+        media: dict[str, Any],
+        warnings: tuple[str, ...],
+    ) -> Prompt:
+        is_image = clip.source.is_image and len(frames) == 1 and mel is None
+        system = self.family.system_prompt if self.settings.system_prompt is None else self.settings.system_prompt
+        before, after = prompts.turns(self.tokenizer, system, instruction)
+        opening, closing = prompts.markers(self.ids, has_picture=len(frames) > 0, has_sound=mel is not None)
+        visual = self.ids.image if is_image else self.ids.video
+        placeholders = np.where(plan.stream == VISUAL, visual, self.ids.audio).tolist()
+        positions = prompt_positions(
+            plan, len(before), len(after), len(opening), shared_markers=self.family.shared_markers
+        )
+        return Prompt(
+            clip_id=clip.id,
+            instruction=instruction,
+            token_ids=(*before, *opening, *placeholders, *closing, *after),
+            layout=plan,
+            frames=frames,
+            mel=mel,
+            positions=positions,
+            is_image=is_image,
+            media=media,
+            warnings=warnings,
+        )
+
+    def _insert_media(
+        self, prompts: Sequence[Prompt], embeddings: torch.Tensor
+    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        """Rows (L, D) of the embeddings with every feature at its placeholder, and the deepstack levels (B, L, D)."""
+        rows: list[torch.Tensor] = []
+        levels: list[tuple[torch.Tensor, ...]] = []
+        for prompt, row in zip(prompts, embeddings, strict=True):
+            tokens = {VISUAL: row[:0], AUDIO: row[:0]}
+            deepstack: tuple[torch.Tensor, ...] = ()
+            if len(prompt.frames):
+                frames = prompt.frames.to(row.device)
+                patches, grid = processing.patchify(frames, self.family, self.sizes.patch, self.sizes.merge)
+                tokens[VISUAL], deepstack = towers.vision_tokens(self.thinker, patches, grid)
+            if prompt.mel is not None:
+                mel = prompt.mel.to(row.device)
+                tokens[AUDIO] = towers.audio_tokens(self.thinker, mel, prompt.num_audio_tokens, self.family)
+            places = {stream: self._places(prompt, stream, len(tokens[stream])) for stream in (VISUAL, AUDIO)}
+            for stream, place in places.items():
+                row = row.index_copy(0, place.to(row.device), tokens[stream].to(row.device, row.dtype))
+            visual_place = places[VISUAL].to(row.device)
+            zeros = torch.zeros_like(row)
+            levels.append(tuple(zeros.index_copy(0, visual_place, level.to(row)) for level in deepstack))
+            rows.append(row)
+        return rows, _stack_levels(rows, levels)
+
+    def _places(self, prompt: Prompt, stream: int, num_features: int) -> torch.Tensor:
+        """Where in the prompt the stream's features go, in the order of the features.
+
+        Raises:
+            LayoutError: placeholders, plan and features disagree in number.
+        """
+        wanted = (self.ids.audio,) if stream == AUDIO else (self.ids.image, self.ids.video)
+        place = np.flatnonzero(np.isin(prompt.token_ids, wanted))
+        index = prompt.layout.index[prompt.layout.stream == stream]
+        if not len(place) == len(index) == num_features:
+            name = "audio" if stream == AUDIO else "visual"
+            raise LayoutError(
+                f"clip {prompt.clip_id!r}: {len(place)} {name} placeholders, {len(index)} planned, "
+                f"{num_features} features"
+            )
+        ordered = np.empty_like(place)
+        ordered[index] = place
+        return torch.from_numpy(ordered)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _stack_levels(rows: list[torch.Tensor], levels: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    """(L, D) per row and level -> (B, L, D) per level; rows without a picture add nothing."""
+    depth = max((len(row_levels) for row_levels in levels), default=0)
+    return tuple(
+        torch.stack([
+            row_levels[level] if row_levels else torch.zeros_like(row)
+            for row, row_levels in zip(rows, levels, strict=True)
+        ])
+        for level in range(depth)
+    )

@@ -1,0 +1,132 @@
+"""From a clip's arrays to what the towers read: frame sizes within the budget, patches, spectrograms.
+
+Equal to transformers' processors where those are right (`parity` checks it), without torchvision, and with three
+differences: the total budget holds (theirs gives way to the minimum frame size), sound is never cut at 30 or 300 s, and
+the size is always given, never a default that overrides the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from avocet.errors import LayoutError
+from avocet.models.qwen_omni.config import Family, ReadingSettings
+from avocet.models.spectrogram import log_mel_spectrogram
+
+N_FFT = 400
+HOP_LENGTH = 160
+TEMPORAL_PATCH = 2
+"""Frames of a temporal patch."""
+
+MAX_ASPECT = 200
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameSize:
+    """The size that frames are resized to, and why."""
+
+    height: int
+    width: int
+    num_patches: int
+    tokens_per_patch: int
+    budget_tokens: int
+    """The most tokens per patch that the budget allows a clip of this many patches."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_patches * self.tokens_per_patch
+
+
+def plan_size(height: int, width: int, num_frames: int, factor: int, settings: ReadingSettings) -> FrameSize:
+    """The frame size of a clip: aspect ratio kept as well as whole tokens allow, never above the budget.
+
+    Args:
+        height, width: of the decoded frames.
+        num_frames: sampled; an odd last frame fills a patch alone.
+        factor: pixels on a side of one visual token.
+        settings: budgets in tokens.
+
+    Raises:
+        LayoutError: more temporal patches than `max_video_tokens`, or a picture over 200 times longer than wide.
+    """
+    num_patches = -(-num_frames // TEMPORAL_PATCH)
+    most = min(float(settings.max_patch_tokens), settings.max_video_tokens / num_patches)
+    if most < 1:
+        raise LayoutError(
+            f"{num_patches} temporal patches do not fit into max_video_tokens={settings.max_video_tokens}; "
+            "sample fewer frames"
+        )
+    rows, columns = _fit(height / factor, width / factor, min(settings.min_patch_tokens, most), most)
+    return FrameSize(
+        height=rows * factor,
+        width=columns * factor,
+        num_patches=num_patches,
+        tokens_per_patch=rows * columns,
+        budget_tokens=int(most),
+    )
+
+
+def _fit(height: float, width: float, least: float, most: float) -> tuple[int, int]:
+    """Rows and columns of tokens for a picture of height x width tokens (the "smart resize" of the Qwen models).
+
+    The nearest whole numbers; enlarged (rounded up) below `least` tokens, shrunk (rounded down) above `most`.
+    """
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise LayoutError(f"frames with an aspect ratio of 1:{max(height, width) / min(height, width):.0f} (limit 1:200)")
+    rows, columns = max(1, round(height)), max(1, round(width))
+    if rows * columns < least:
+        scale = math.sqrt(least / (height * width))
+        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
+    if rows * columns > most:
+        scale = math.sqrt(height * width / most)
+        rows, columns = max(1, math.floor(height / scale)), max(1, math.floor(width / scale))
+        # A long thin picture keeps one row, and that row can be longer than the budget.
+        rows, columns = min(rows, int(most)), min(columns, int(most))
+    return rows, columns
+
+
+def resize_frames(frames: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """uint8 (T, 3, H, W) -> uint8 (T, 3, height, width), antialiased bicubic."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames))
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+
+
+def patchify(frames: torch.Tensor, family: Family, patch: int, merge: int) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """uint8 (T, 3, H, W) -> normalised float32 (patches, 3 * 2 * patch * patch) and the grid (t, h, w) of patches.
+
+    Patches of one merged token stand together; an odd last frame is repeated.
+    """
+    if len(frames) % TEMPORAL_PATCH:
+        frames = torch.cat([frames, frames[-1:]])
+    mean = torch.tensor(family.image_mean, device=frames.device)[:, None, None]
+    std = torch.tensor(family.image_std, device=frames.device)[:, None, None]
+    pixels = (frames.float() / 255 - mean) / std
+    time, rows, columns = len(frames) // TEMPORAL_PATCH, frames.shape[2] // patch, frames.shape[3] // patch
+    blocks = pixels.view(time, TEMPORAL_PATCH, 3, rows // merge, merge, patch, columns // merge, merge, patch)
+    blocks = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return blocks.reshape(time * rows * columns, -1), (time, rows, columns)
+
+
+def patch_times(sample_times_seconds: np.ndarray) -> np.ndarray:
+    """(T,) frame times -> (P,) times of the temporal patches: those of their first frames."""
+    return sample_times_seconds[::TEMPORAL_PATCH]
+
+
+def log_mel(waveform: np.ndarray, num_mel_bins: int, *, pad: bool) -> torch.Tensor:
+    """float32 (S,) at 16 kHz -> float32 (mel bins, mel frames of 10 ms), however long the sound.
+
+    With `pad` the spectrogram is that of the sound followed by silence and every started frame counts; without, the
+    sound is mirrored at its end and only whole frames count.
+    """
+    samples = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+    count = -(-len(samples) // HOP_LENGTH) if pad else len(samples) // HOP_LENGTH
+    if pad or len(samples) <= N_FFT // 2:
+        samples = F.pad(samples, (0, -len(samples) % HOP_LENGTH + N_FFT))
+    return log_mel_spectrogram(samples, num_mel_bins, N_FFT, HOP_LENGTH)[:, :count]
