@@ -1,38 +1,46 @@
 """From a model's name to the model.
 
-This version loads `nano` (shipped in the package) and local folders in Avocet's own format. The other names of the
-papers are known, so that asking for one says what is missing instead of guessing.
+A name is one of `model_names()`, a hub id (`owner/name`), a local folder, or `NAME@FOLDER`: the weights of FOLDER read
+with the settings of NAME (a folder alone does not say that it is AVoCaDO and not plain Qwen2.5-Omni).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
+import re
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from avocet.errors import ConfigError, ModelNotFoundError
+from avocet.models.loading import REVISION_DIGITS, read_config, weights_revision
 from avocet.records import Record
 
 if TYPE_CHECKING:
     from avocet.models.interface import CaptionModel
 
 _NANO = "nano"
-_KNOWN = MappingProxyType(
+_HUB = MappingProxyType(
     {
-        "avocado": "AVoCaDO (AVoCaDO-Captioner/AVoCaDO)",
-        "qwen2.5-omni-7b": "Qwen2.5-Omni 7B",
-        "qwen3-omni-30b": "Qwen3-Omni 30B",
+        "avocado": "AVoCaDO-Captioner/AVoCaDO",
+        "qwen2.5-omni-7b": "Qwen/Qwen2.5-Omni-7B",
+        "qwen3-omni-30b": "Qwen/Qwen3-Omni-30B-A3B-Instruct",
+    }
+)
+"""Name -> hub id."""
+_NOT_YET = MappingProxyType(
+    {
         "salmonn2": "video-SALMONN 2 7B",
         "salmonn2-plus-3b": "video-SALMONN 2+ 3B",
         "salmonn2-plus-7b": "video-SALMONN 2+ 7B",
         "salmonn2-plus-72b": "video-SALMONN 2+ 72B",
     }
 )
-_LOADABLE = "this version loads 'nano' and local folders with config.json, tokenizer.json and model.safetensors"
-_REVISION_DIGITS = 12
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+"""What is fetched of a hub repository: configuration, tokenizer and safe weights; no code, no pickles."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,12 +73,23 @@ class LoadedModel:
     model: CaptionModel
     model_id: str
     revision: str
-    """First 12 hex digits of the SHA-256 of the weight file."""
+    """The hub commit, or a hash of the weights (`loading.weights_revision`): 12 hex digits."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where weights are and what they are called."""
+
+    folder: Path
+    model_id: str
+    settings_of: str
+    """The registered name whose settings apply, "" for the family's."""
+    commit: str = ""
 
 
 def model_names() -> tuple[str, ...]:
     """Every name this version knows, loadable or not."""
-    return (_NANO, *_KNOWN)
+    return (_NANO, *_HUB, *_NOT_YET)
 
 
 def load_model(
@@ -81,54 +100,106 @@ def load_model(
     revision: str | None = None,
     options: ModelOptions | None = None,
 ) -> LoadedModel:
-    """Load a model by name or folder.
+    """Load a model by name, hub id or folder.
 
     Args:
-        name: `nano` or a folder that `save_checkpoint` wrote.
+        name: see the module's description. Hub models are taken from the local cache or downloaded.
         device: "auto" takes a GPU when there is one.
         dtype: "auto" is float32 on a CPU, bfloat16 on a GPU.
-        revision: when given, the weights must be these.
+        revision: the hub commit, branch or tag to load; for local weights, what their version must begin with.
         options: changes to how the model reads clips.
 
     Raises:
-        ConfigError: an option that the model does not have.
         ModelNotFoundError: no such weights here, or not of that revision.
-        CheckpointError: the folder is broken.
+        CheckpointError: the folder is broken or of a model that Avocet does not know.
+        ConfigError: an option that the model does not have.
     """
-    folder = _folder_of(name)
-    weights = folder / "model.safetensors"
-    found = file_revision(weights) if weights.is_file() else None
-    if revision is not None and found is not None and not found.startswith(revision[:_REVISION_DIGITS]):
-        raise ModelNotFoundError(f"model {name!r} is here in revision {found}, not in {revision}")
+    source = _find(name, revision)
+    found = source.commit or weights_revision(source.folder)
+    if revision is not None and not source.commit and not found.startswith(revision[:REVISION_DIGITS]):
+        raise ModelNotFoundError(f"model {name!r} is here in revision {found or '(no weights)'}, not in {revision}")
+    model = _load(source, device, dtype, options or ModelOptions())
+    return LoadedModel(model=model, model_id=source.model_id, revision=found)
+
+
+def _load(source: _Source, device: str, dtype: str, options: ModelOptions) -> CaptionModel:
     # Imported late: naming a model that is not here must not cost the import of PyTorch and transformers.
+    if str(read_config(source.folder).get("model_type", "")).startswith("qwen"):
+        from avocet.models.qwen_omni.checkpoint import load_checkpoint as load_omni
+        from avocet.models.qwen_omni.config import SETTINGS
+
+        settings = SETTINGS.get(source.settings_of)
+        return load_omni(source.folder, device=device, dtype=dtype, settings=settings, options=options)
     from avocet.models.salmonn2.checkpoint import load_checkpoint
 
-    if options is not None and options.given():
-        raise ConfigError(f"model {name!r} has no settings {', '.join(options.given())}")
-    model = load_checkpoint(folder, device=device, dtype=dtype)
-    return LoadedModel(model=model, model_id=name if name == _NANO else folder.name, revision=found or "")
+    if options.given():
+        raise ConfigError(f"model {source.model_id!r} has no settings {', '.join(options.given())}")
+    return load_checkpoint(source.folder, device=device, dtype=dtype)
 
 
-def file_revision(path: Path) -> str:
-    """First 12 hex digits of the file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:_REVISION_DIGITS]
-
-
-def _folder_of(name: str) -> Path:
+def _find(name: str, revision: str | None) -> _Source:
     if name == _NANO:
         folder = Path(str(resources.files("avocet"))) / "assets" / _NANO
         if not (folder / "model.safetensors").is_file():
             raise ModelNotFoundError(
                 f"model 'nano': {folder} holds no weights; reinstall the package, or train it with recipes/nano"
             )
-        return folder
-    if name in _KNOWN:
-        raise ModelNotFoundError(f"model {name!r} ({_KNOWN[name]}) has no loader yet; {_LOADABLE}")
+        return _Source(folder=folder, model_id=_NANO, settings_of="")
+    if name in _HUB:
+        return _from_hub(name, _HUB[name], revision, settings_of=name)
+    if name in _NOT_YET:
+        raise ModelNotFoundError(f"model {name!r} ({_NOT_YET[name]}) has no loader yet; {_loadable()}")
     if name.startswith("server:"):
-        raise ModelNotFoundError(f"model {name!r}: captioning through a server is not available yet; {_LOADABLE}")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    kind = "no such folder, and loading from the hub is not available yet" if "/" in name else "unknown name"
-    raise ModelNotFoundError(f"model {name!r}: {kind}; {_LOADABLE}")
+        raise ModelNotFoundError(f"model {name!r}: captioning through a server is not available yet; {_loadable()}")
+    given, _, place = name.partition("@")
+    if place and given in model_names():
+        return dataclasses.replace(_from_folder(name, place), model_id=given, settings_of=given)
+    if Path(name).expanduser().is_dir():
+        return _from_folder(name, name)
+    if _HUB_ID.fullmatch(name):
+        return _from_hub(name, name, revision, settings_of="")
+    raise ModelNotFoundError(f"model {name!r}: unknown name and no such folder; {_loadable()}")
+
+
+def _from_folder(name: str, place: str) -> _Source:
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"model {name!r}: no such folder: {folder}")
+    folder = folder.resolve()
+    return _Source(folder=folder, model_id=folder.name, settings_of="")
+
+
+def _from_hub(name: str, repository: str, revision: str | None, settings_of: str) -> _Source:
+    from huggingface_hub import snapshot_download
+
+    arguments: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": list(_HUB_FILES)}
+    try:
+        folder = _cached(snapshot_download, arguments) or Path(snapshot_download(**arguments))
+    except Exception as error:  # the hub client raises its own, its transport's and the operating system's errors
+        reason = " ".join(str(error).split())[:200]
+        raise ModelNotFoundError(
+            f"model {name!r}: {repository} is not on this machine and could not be downloaded ({reason}); where there "
+            f"is a network fetch it with 'hf download {repository}', or give a folder: {settings_of or 'NAME'}@FOLDER"
+        ) from error
+    return _Source(
+        folder=folder, model_id=name, settings_of=settings_of, commit=folder.resolve().name[:REVISION_DIGITS]
+    )
+
+
+def _cached(download: Any, arguments: dict[str, Any]) -> Path | None:
+    """The snapshot of an earlier download, if it has all the shards that its index names."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(download(local_files_only=True, **arguments))
+    except LocalEntryNotFoundError:
+        return None
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return folder if any(folder.glob("*.safetensors")) else None
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return folder if all((folder / shard).is_file() for shard in shards) else None
+
+
+def _loadable() -> str:
+    return f"this version loads {_NANO}, {', '.join(_HUB)}, hub ids (owner/name) and local folders"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from avocet.errors import ConfigError
 from avocet.models.registry import ModelOptions
@@ -118,7 +118,7 @@ class ReadingSettings(Record):
     def changed(self, options: ModelOptions, pixels_per_token: int) -> ReadingSettings:
         """With a caller's options; pixel budgets are given in pixels and rounded down to whole tokens."""
         given = options.given()
-        changes = {name: given[name] for name in ("fps", "max_frames", "layout") if name in given}
+        changes: dict[str, Any] = {name: given[name] for name in ("fps", "max_frames", "layout") if name in given}
         for option, name in (("patch_pixels", "max_patch_tokens"), ("total_pixels", "max_video_tokens")):
             if option in given:
                 if given[option] < pixels_per_token:
@@ -129,8 +129,8 @@ class ReadingSettings(Record):
         return dataclasses.replace(self, **changes)
 
 
-AVOCADO_SETTINGS = ReadingSettings(max_patch_tokens=512)
-"""AVoCaDO, appendix C."""
+SETTINGS = MappingProxyType({"avocado": ReadingSettings(max_patch_tokens=512)})
+"""Settings of registered models that differ from the family's; AVoCaDO: appendix C."""
 
 
 def time_axis(family: Family, positions_per_second: float, chunk_seconds: float) -> TimeAxis:

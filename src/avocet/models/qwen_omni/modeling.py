@@ -27,6 +27,7 @@ from avocet.models.decoder import Decoder
 from avocet.models.generation import sample_completions
 from avocet.models.interface import Completion, Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, TokenPlan
+from avocet.models.loading import quiet_transformers
 from avocet.models.qwen_omni import processing, prompts, towers
 from avocet.models.qwen_omni.config import SETTINGS_FILE, Family, ReadingSettings, time_axis
 from avocet.models.scoring import next_token_log_probs, score_completions
@@ -188,8 +189,9 @@ class QwenOmniModel(nn.Module):
         state = self.thinker.state_dict()
         if dtype is not None:
             state = {name: part.to(dtype) if part.is_floating_point() else part for name, part in state.items()}
-        self.thinker.save_pretrained(folder, state_dict=state, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            self.thinker.save_pretrained(folder, state_dict=state)
+            self.tokenizer.save_pretrained(folder)
         (folder / SETTINGS_FILE).write_text(self.settings.to_json_line() + "\n", encoding="utf-8")
 
     # Internals.
@@ -238,6 +240,10 @@ class QwenOmniModel(nn.Module):
         positions = prompt_positions(
             plan, len(before), len(after), len(opening), shared_markers=self.family.shared_markers
         )
+        room = self._decoder().max_positions - positions.shape[1]
+        if room < self.settings.max_new_tokens:
+            text = f"the prompt of {positions.shape[1]} tokens leaves {max(room, 0)} for the caption"
+            warnings = (*warnings, f"{text} (the decoder has {self._decoder().max_positions})")
         return Prompt(
             clip_id=clip.id,
             instruction=instruction,
@@ -311,9 +317,11 @@ def _stack_levels(rows: list[torch.Tensor], levels: list[tuple[torch.Tensor, ...
     """(L, D) per row and level -> (B, L, D) per level; rows without a picture add nothing."""
     depth = max((len(row_levels) for row_levels in levels), default=0)
     return tuple(
-        torch.stack([
-            row_levels[level] if row_levels else torch.zeros_like(row)
-            for row, row_levels in zip(rows, levels, strict=True)
-        ])
+        torch.stack(
+            [
+                row_levels[level] if row_levels else torch.zeros_like(row)
+                for row, row_levels in zip(rows, levels, strict=True)
+            ]
+        )
         for level in range(depth)
     )

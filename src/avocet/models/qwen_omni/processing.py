@@ -77,7 +77,9 @@ def _fit(height: float, width: float, least: float, most: float) -> tuple[int, i
     The nearest whole numbers; enlarged (rounded up) below `least` tokens, shrunk (rounded down) above `most`.
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise LayoutError(f"frames with an aspect ratio of 1:{max(height, width) / min(height, width):.0f} (limit 1:200)")
+        raise LayoutError(
+            f"frames with an aspect ratio of 1:{max(height, width) / min(height, width):.0f} (limit 1:200)"
+        )
     rows, columns = max(1, round(height)), max(1, round(width))
     if rows * columns < least:
         scale = math.sqrt(least / (height * width))

@@ -1,6 +1,10 @@
 """ChatML prompts of the Qwen-Omni family: which token ids stand around the media.
 
-    <|im_start|>system\\n...<|im_end|>\\n<|im_start|>user\\n OPEN media CLOSE instruction<|im_end|>\\n<|im_start|>assistant\\n
+    <|im_start|>system
+    ...<|im_end|>
+    <|im_start|>user
+    OPEN media CLOSE instruction<|im_end|>
+    <|im_start|>assistant
 
 OPEN and CLOSE are the vision and audio markers: both where sound is interleaved with a video, else the one that fits.
 """

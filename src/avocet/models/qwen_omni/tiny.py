@@ -14,6 +14,7 @@ from avocet.models.qwen_omni.modeling import QwenOmniModel
 
 FamilyName = Literal["qwen2.5-omni", "qwen3-omni"]
 
+_PLACEHOLDERS = ("image_token_id", "audio_token_id", "video_token_id")
 _TURNS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _MEDIA = MappingProxyType(
     {
@@ -54,14 +55,19 @@ def tiny_tokenizer(family: FamilyName) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words = ["system user assistant Describe this video in full detail.", "a dog barks while a red ball rolls to the left"]
+    words = [
+        "system user assistant Describe this video in full detail.",
+        "a dog barks while a red ball rolls to the left",
+    ]
     tokenizer.train_from_iterator(words, trainer)
-    return PreTrainedTokenizerFast(
+    kind: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerFast = kind(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token=_TURNS[2],
+        pad_token=_TURNS[0],
         extra_special_tokens=dict(media),
     )
+    return made
 
 
 def tiny_model(family: FamilyName = "qwen2.5-omni", seed: int = 0) -> QwenOmniModel:
@@ -83,30 +89,21 @@ def tiny_thinker(family: FamilyName, tokenizer: PreTrainedTokenizerFast, **decod
     )
     from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
-    text = _text_config(tokenizer) | decoder
+    text: dict[str, Any] = _text_config(tokenizer) | decoder
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
     ids = _special_ids(family, tokenizer)
     if family == "qwen2.5-omni":
-        vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
-        config = Qwen2_5OmniThinkerConfig(
-            text_config=text,
-            vision_config=vision | {"fullatt_block_indexes": [1]},
-            audio_config=_audio_config(),
-            tie_word_embeddings=False,
-            **{name.replace("_token_id", "_token_index"): value for name, value in ids["placeholders"].items()},
-            **ids["markers"],
-        )
-        return Qwen2_5OmniThinkerForConditionalGeneration(config).float()
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+        settings: dict[str, Any] = {name.replace("_token_id", "_token_index"): ids.pop(name) for name in _PLACEHOLDERS}
+        settings |= {"text_config": text, "audio_config": _audio_config(), "tie_word_embeddings": False}
+        settings["vision_config"] = vision | {"fullatt_block_indexes": [1]}
+        small: Any = Qwen2_5OmniThinkerForConditionalGeneration(Qwen2_5OmniThinkerConfig(**settings, **ids))
+        return small.float()
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}
-    config = Qwen3OmniMoeThinkerConfig(
-        text_config=text | experts,
-        vision_config=vision | {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
-        audio_config=_audio_config() | {"downsample_hidden_size": 8},
-        position_id_per_seconds=13,
-        **ids["placeholders"],
-        **ids["markers"],
-    )
-    return Qwen3OmniMoeThinkerForConditionalGeneration(config).float()
+    settings = {"text_config": text | experts, "position_id_per_seconds": 13, "tie_word_embeddings": False}
+    settings["vision_config"] = vision | {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    settings["audio_config"] = _audio_config() | {"downsample_hidden_size": 8}
+    mixture: Any = Qwen3OmniMoeThinkerForConditionalGeneration(Qwen3OmniMoeThinkerConfig(**settings, **ids))
+    return mixture.float()
 
 
 def _text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -135,13 +132,12 @@ def _audio_config() -> dict[str, Any]:
     }
 
 
-def _special_ids(family: FamilyName, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, int]]:
+def _special_ids(family: FamilyName, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Config fields of placeholders and markers."""
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _MEDIA[family].items()}
-    return {
-        "placeholders": {f"{kind}_token_id": ids[f"{kind}_token"] for kind in ("image", "audio", "video")},
-        "markers": {
-            f"{kind}_{end}_token_id": ids[f"{kind}_{mark}_token"]
-            for kind in ("vision", "audio")
-            for end, mark in (("start", "bos"), ("end", "eos"))
-        },
+    markers = {
+        f"{kind}_{end}_token_id": ids[f"{kind}_{mark}_token"]
+        for kind in ("vision", "audio")
+        for end, mark in (("start", "bos"), ("end", "eos"))
     }
+    return markers | {name: ids[name.removesuffix("_id")] for name in _PLACEHOLDERS}

@@ -6,7 +6,6 @@ are read; nothing is unpickled.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,14 +13,13 @@ from safetensors import SafetensorError, safe_open
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from avocet.errors import CheckpointError, RecordError
+from avocet.models.loading import listed, read_config, resolve_device, resolve_dtype
 from avocet.models.salmonn2.config import Salmonn2Config
 from avocet.models.salmonn2.modeling import Salmonn2Model
 from avocet.models.salmonn2.saving import CONFIG_FILE, TIED_KEY, TOKENIZER_FILE, WEIGHTS_FILE
 from avocet.models.salmonn2.tokenizer import load_tokenizer
 
 VARIANTS = ("paper",)
-
-_MAX_LISTED_KEYS = 8
 
 
 def save_checkpoint(model: Salmonn2Model, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -60,24 +58,6 @@ def load_checkpoint(
     return model.eval()
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """ "auto": a GPU when there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """ "auto": float32 on a CPU, bfloat16 on a GPU. Raises `CheckpointError` for an unknown name."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    choices = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    choices["auto"] = torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype not in choices:
-        raise CheckpointError(f"unknown dtype {dtype!r}; allowed: {', '.join(sorted(choices))}")
-    return choices[dtype]
-
-
 def _existing(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
@@ -88,14 +68,10 @@ def _existing(folder: Path, name: str) -> Path:
 
 
 def _read_config(folder: Path, variant: str) -> Salmonn2Config:
-    path = _existing(folder, CONFIG_FILE)
     if variant not in ("auto", *VARIANTS):
         raise CheckpointError(f"unknown variant {variant!r}; this version reads: {', '.join(VARIANTS)} (or auto)")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    model_type = data.get("model_type") if isinstance(data, dict) else None
+    path, data = folder / CONFIG_FILE, read_config(folder)
+    model_type = data.get("model_type")
     if model_type != "avocet-salmonn2" or data.get("variant") not in VARIANTS:
         raise CheckpointError(
             f"{path}: model_type {model_type!r} is of another model; this version reads model_type 'avocet-salmonn2' "
@@ -133,15 +109,10 @@ def _check_keys(path: Path, expected: dict[str, tuple[int, ...]], found: dict[st
     problems = []
     for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
         if names:
-            problems.append(f"{len(names)} {label} keys: {_listed(sorted(names))}")
+            problems.append(f"{len(names)} {label} keys: {listed(sorted(names))}")
     wrong = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
     if wrong:
         shapes = [f"{name} is {found[name]}, the config says {expected[name]}" for name in wrong]
-        problems.append(f"{len(wrong)} keys of another shape: {_listed(shapes)}")
+        problems.append(f"{len(wrong)} keys of another shape: {listed(shapes)}")
     if problems:
         raise CheckpointError(f"{path}: " + "; ".join(problems))
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _MAX_LISTED_KEYS
-    return ", ".join(names[:_MAX_LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")
