@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-_FAMILIES = ("salmonn2",)
+_FAMILIES = ("qwen_omni", "salmonn2")
 
 
 def __getattr__(name: str) -> ModuleType:

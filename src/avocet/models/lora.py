@@ -31,10 +31,12 @@ def add_lora(
     rank: int,
     alpha: float,
     dropout: float = 0.0,
-    target_modules: Sequence[str] = DEFAULT_TARGETS,
+    target_modules: Sequence[str] | None = None,
 ) -> list[nn.Parameter]:
     """Add a fresh adapter to the decoder's linear layers of these names and return its parameters.
 
+    Without names it goes to those of `DEFAULT_TARGETS` that the decoder has as linear layers: all of them in a dense
+    decoder, the attention in a mixture of experts.
     The adapter starts as the identity (B = 0), its scale is alpha / rank. Every other decoder parameter is frozen;
     what lies outside the decoder keeps its `requires_grad`.
 
@@ -51,6 +53,8 @@ def add_lora(
     if _lora_layers(model.decoder):
         raise ConfigError("the decoder already has an adapter; merge_lora it first")
     available = {name.rsplit(".", 1)[-1] for name, part in model.decoder.named_modules() if isinstance(part, nn.Linear)}
+    if target_modules is None:
+        target_modules = [name for name in DEFAULT_TARGETS if name in available]
     unknown = sorted(set(target_modules) - available)
     if unknown or not target_modules:
         raise ConfigError(
