@@ -32,15 +32,19 @@ class _VisionProcessor:
     def __init__(self, family: Family, sizes: Sizes, kind: str) -> None:
         self.family, self.sizes, self.kind = family, sizes, kind
         self.merge_size = sizes.merge
-        self.model_input_names = [f"pixel_values{kind}", "video_grid_thw" if kind else "image_grid_thw"]
+        self.model_input_names = {
+            "images": ["pixel_values", "image_grid_thw"],
+            "videos": ["pixel_values_videos", "video_grid_thw"],
+        }[kind]
 
     def __call__(self, clips: Any = None, size: Any = None, **given: Any) -> BatchFeature:
         pixels, grids = [], []
-        for clip in given.get("images", given.get("videos")) if clips is None else clips:
+        for clip in given[self.kind] if clips is None else clips:
             frames = torch.as_tensor(np.asarray(clip))
             frames = frames if frames.ndim == 4 else frames[None]  # an image
             height, width = smart_resize(
-                *frames.shape[-2:],
+                frames.shape[2],
+                frames.shape[3],
                 factor=self.sizes.factor,
                 min_pixels=size["shortest_edge"],
                 max_pixels=size["longest_edge"],
@@ -62,12 +66,12 @@ class _VisionProcessor:
         return {}
 
 
-class _Processor25(Qwen2_5OmniProcessor):  # type: ignore[misc]  # untyped base
+class _Processor25(Qwen2_5OmniProcessor):
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         return type(argument)
 
 
-class _Processor3(Qwen3OmniMoeProcessor):  # type: ignore[misc]  # untyped base
+class _Processor3(Qwen3OmniMoeProcessor):
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         return type(argument)
 
@@ -77,8 +81,8 @@ def reference_processor(model: QwenOmniModel) -> Any:
     kind: Any = _Processor25 if model.family is QWEN25 else _Processor3
     extractor: Any = WhisperFeatureExtractor
     return kind(
-        image_processor=_VisionProcessor(model.family, model.sizes, ""),
-        video_processor=_VisionProcessor(model.family, model.sizes, "_videos"),
+        image_processor=_VisionProcessor(model.family, model.sizes, "images"),
+        video_processor=_VisionProcessor(model.family, model.sizes, "videos"),
         feature_extractor=extractor(
             feature_size=model.sizes.num_mel_bins, chunk_length=300, return_attention_mask=True
         ),
