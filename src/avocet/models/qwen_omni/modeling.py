@@ -13,8 +13,7 @@ Shapes: B prompts, L positions, D decoder width, N media tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,20 @@ import torch
 from torch import nn
 
 from avocet.errors import LayoutError
+from avocet.models.base import DecoderModel
 from avocet.models.decoder import Decoder
-from avocet.models.generation import sample_completions
-from avocet.models.interface import Completion, Prefix, Prompt
+from avocet.models.interface import Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, TokenPlan
 from avocet.models.loading import quiet_transformers
 from avocet.models.qwen_omni import processing, prompts, towers
 from avocet.models.qwen_omni.config import SETTINGS_FILE, Family, ReadingSettings, time_axis
-from avocet.models.scoring import next_token_log_probs, score_completions
 from avocet.models.tmrope import position_drift_seconds, prompt_positions, tmrope
 from avocet.records import SAMPLE_RATE, Clip, Sampling
 
 _NOTICEABLE_DRIFT_SECONDS = 0.5
 
 
-class QwenOmniModel(nn.Module):
+class QwenOmniModel(DecoderModel):
     """A `CaptionModel` around a transformers thinker; `checkpoint` loads one."""
 
     world = None
@@ -64,7 +62,7 @@ class QwenOmniModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self._decoder().embed_device
+        device: torch.device = self.language_decoder().embed_device
         return device
 
     @property
@@ -129,7 +127,7 @@ class QwenOmniModel(nn.Module):
 
     def encode(self, prompts: Sequence[Prompt]) -> Prefix:
         """Towers and interleaving of a batch; differentiable when gradients are enabled."""
-        decoder = self._decoder()
+        decoder = self.language_decoder()
         lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts], dtype=torch.long)
         size = int(lengths.max()) if prompts else 0
         ids = torch.full((len(prompts), size), self.stop_ids[-1])
@@ -153,36 +151,6 @@ class QwenOmniModel(nn.Module):
             deepstack=deepstack,
         )
 
-    def generate(self, prefix: Prefix, n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n completions of each prompt from one prefill; see `avocet.models.generation`."""
-        with self._evaluating():
-            return sample_completions(
-                self._decoder(),
-                prefix,
-                n,
-                sampling,
-                stop_ids=self.stop_ids,
-                pad_id=self.stop_ids[-1],
-                decode=self.decode,
-            )
-
-    def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
-        """Per prompt, per completion: float32 (T,) log-probabilities; see `avocet.models.scoring`."""
-        return score_completions(self._decoder(), prefix, completions)
-
-    def next_token_log_probs(self, prefix: Prefix, completion: Sequence[int]) -> torch.Tensor:
-        """float32 (T, vocabulary): the distribution before each token of the completion of a one-prompt prefix."""
-        return next_token_log_probs(self._decoder(), prefix, completion)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a completion, without special tokens and outer white space."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
-
-    def encode_text(self, text: str, *, end: bool = False) -> list[int]:
-        """Token ids of a completion's text, with the end of the turn when `end`."""
-        ids = prompts.plain_ids(self.tokenizer, text)
-        return [*ids, self.stop_ids[0]] if end else ids
-
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the thinker (weights in `dtype`; None: as they are), the tokenizer and the reading settings."""
         folder = Path(folder)
@@ -196,7 +164,7 @@ class QwenOmniModel(nn.Module):
 
     # Internals.
 
-    def _decoder(self) -> Decoder:
+    def language_decoder(self) -> Decoder:
         return towers.decoder_of(self.thinker)
 
     def _sound(self, clip: Clip, warnings: list[str]) -> tuple[torch.Tensor | None, int]:
@@ -240,10 +208,10 @@ class QwenOmniModel(nn.Module):
         positions = prompt_positions(
             plan, len(before), len(after), len(opening), shared_markers=self.family.shared_markers
         )
-        room = self._decoder().max_positions - positions.shape[1]
+        room = self.language_decoder().max_positions - positions.shape[1]
         if room < self.settings.max_new_tokens:
             text = f"the prompt of {positions.shape[1]} tokens leaves {max(room, 0)} for the caption"
-            warnings = (*warnings, f"{text} (the decoder has {self._decoder().max_positions})")
+            warnings = (*warnings, f"{text} (the decoder has {self.language_decoder().max_positions})")
         return Prompt(
             clip_id=clip.id,
             instruction=instruction,
@@ -300,17 +268,6 @@ class QwenOmniModel(nn.Module):
         ordered = np.empty_like(place)
         ordered[index] = place
         return torch.from_numpy(ordered)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 def _stack_levels(rows: list[torch.Tensor], levels: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

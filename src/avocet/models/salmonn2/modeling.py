@@ -13,8 +13,7 @@ T_i encoder frames of prompt i, W windows of all prompts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,19 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from avocet.errors import ConfigError, LayoutError
+from avocet.models.base import DecoderModel
 from avocet.models.decoder import Decoder
-from avocet.models.generation import sample_completions
-from avocet.models.interface import Completion, Prefix, Prompt
+from avocet.models.interface import Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, plan_layout
 from avocet.models.salmonn2 import processing, towers
 from avocet.models.salmonn2.config import Salmonn2Config
 from avocet.models.salmonn2.saving import write_folder
 from avocet.models.salmonn2.tokenizer import AUDIO_PAD, PAD, SPECIAL_TOKENS, TURN_END, TURN_START, VIDEO_PAD
-from avocet.models.scoring import next_token_log_probs, score_completions, token_log_probs
+from avocet.models.scoring import token_log_probs
 from avocet.records import SAMPLE_RATE, Clip, Sampling
 
 
-class Salmonn2Model(nn.Module):
+class Salmonn2Model(DecoderModel):
     """A `CaptionModel`. Built with random weights fit for training from scratch; see `checkpoint` for loading."""
 
     def __init__(self, config: Salmonn2Config, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -49,6 +48,7 @@ class Salmonn2Model(nn.Module):
         self.tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
         self._special_ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
+        self.stop_ids = (self._special_ids[TURN_END],)
         vision, audio, qformer, decoder = config.vision, config.audio, config.qformer, config.decoder
         self.vision = towers.build_vision(vision)
         self.visual_aligner = nn.Sequential(
@@ -206,27 +206,6 @@ class Salmonn2Model(nn.Module):
             features=features,
         )
 
-    def generate(self, prefix: Prefix, n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n completions of each prompt from one prefill; see `avocet.models.generation`."""
-        with self._evaluating():
-            return sample_completions(
-                self._decoder(),
-                prefix,
-                n,
-                sampling,
-                stop_ids=(self.stop_id,),
-                pad_id=self._special_ids[PAD],
-                decode=self.decode,
-            )
-
-    def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
-        """Per prompt, per completion: float32 (T,) log-probabilities; see `avocet.models.scoring`."""
-        return score_completions(self._decoder(), prefix, completions)
-
-    def next_token_log_probs(self, prefix: Prefix, completion: Sequence[int]) -> torch.Tensor:
-        """float32 (T, vocabulary): the distribution before each token of the completion of a one-prompt prefix."""
-        return next_token_log_probs(self._decoder(), prefix, completion)
-
     # The parts of `prepare` and `encode`, for training with auxiliary losses.
 
     def resize_frames(self, frames: np.ndarray) -> torch.Tensor:
@@ -299,17 +278,8 @@ class Salmonn2Model(nn.Module):
         padded = padded.to(self.device)
         hidden = self.decoder.model(input_ids=padded, use_cache=False).last_hidden_state
         real = torch.arange(1, max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
-        logps = token_log_probs(self._decoder(), hidden[:, :-1][real], padded[:, 1:][real])
+        logps = token_log_probs(self.language_decoder(), hidden[:, :-1][real], padded[:, 1:][real])
         return list(torch.split(logps, [length - 1 for length in lengths]))
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a completion, without special tokens and outer white space."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
-
-    def encode_text(self, text: str, *, end: bool = False) -> list[int]:
-        """Token ids of a completion's text, with the stop token when `end`. Special tokens in the text stay text."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return [*ids, self.stop_id] if end else list(ids)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json`, `tokenizer.json` and `model.safetensors` (weights in `dtype`; None: as they are)."""
@@ -317,8 +287,7 @@ class Salmonn2Model(nn.Module):
 
     # Internals.
 
-    def _decoder(self) -> Decoder:
-        # Made anew at each use: LoRA may have replaced the layers.
+    def language_decoder(self) -> Decoder:
         return Decoder(backbone=self.decoder.model, lm_head=self.decoder.lm_head)
 
     def _num_windows(self, clip_id: str, mel: torch.Tensor, audio_seconds: float | None) -> int:
@@ -389,15 +358,3 @@ class Salmonn2Model(nn.Module):
             real = torch.arange(size) < lengths[:, None]
             embeddings = embeddings * real[..., None].to(self.device)
         return embeddings, lengths
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        # Kept per module: a caller may train one part with the rest in evaluation mode.
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
