@@ -1,0 +1,40 @@
+"""Pages that quote measured or computed tables are up to date, and benchmark scripts run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_layout_table_of_the_docs_is_what_the_rules_give():
+    page = (ROOT / "docs" / "qwen_omni.md").read_text(encoding="utf-8")
+    for line in load_script("layout_drift").rows():
+        assert line in page
+
+
+def test_the_speed_benchmark_runs_on_a_tiny_model(tmp_path):
+    out = tmp_path / "speed.json"
+    arguments = ["--size", "tiny", "--device", "cpu", "--seconds", "4", "--num-tokens", "8", "--num-samples", "2"]
+    script = ROOT / "benchmarks" / "qwen_omni_speed.py"
+    subprocess.run([sys.executable, "-W", "ignore", script, *arguments, "--out", out], check=True, capture_output=True)
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["same_first_tokens"] == 8
+    # 4 s at 2 frames per second: 4 temporal patches of 2 x 3 tokens, 25 audio tokens per second.
+    assert result["avocet"]["visual_tokens"] == 24
+    assert result["avocet"]["audio_tokens"] == 100
+    assert result["avocet"]["prompt_tokens"] == result["transformers"]["prompt_tokens"]
