@@ -8,6 +8,9 @@ Rules, in one place:
 * More targets than `max_frames`: `max_frames` targets spread evenly from the start to the end of the video.
 * A file is refused when more than half of a stream's packets in the interval are damaged, or when the stream
   ends more than 0.5 s and 5 % short of what its header states (within the interval). Less damage is a warning.
+* A picture of more than 250 million pixels is refused before it is decoded.
+* A still image (PNG, JPEG, WebP, BMP, TIFF, AVIF) is a clip of one frame at 0 s without sound that lasts 1/fps,
+  the time that one sampled frame stands for. A damaged image is refused. GIF and APNG are videos.
 * Sound never fails a clip that has pictures unless `audio="require"`: its state is `audio_status`.
 """
 
@@ -26,7 +29,8 @@ from avocet.media._decode import Decoded, Wanted, decode_interval
 from avocet.media._probe import duration_is_stated, header_end, read_to_end, require_media, source_facts
 from avocet.media._sampling import Grid, count_targets, plan_grid
 from avocet.media._sound import SILENT_BELOW
-from avocet.media._source import Watchdog, open_container
+from avocet.media._source import MAX_SOURCE_PIXELS, Watchdog, open_container
+from avocet.media._still import Still, is_still, read_still, still_clip
 from avocet.media._streams import Streams, choose_streams
 from avocet.records import AudioPolicy, AudioStatus, Clip, SourceFacts
 
@@ -131,11 +135,14 @@ def open_clip(
 
     Returns:
         A `Clip`: frames uint8 (T, 3, H, W) turned upright with square pixels, their times, and the waveform
-        float32 (S,) at 16 kHz mono whose sample i plays at start_seconds + i / 16000.
+        float32 (S,) at 16 kHz mono whose sample i plays at start_seconds + i / 16000. A still image gives
+        one frame at 0 s, no waveform, audio_status "absent", `source.is_image`, and a duration of 1/fps.
+        What is transparent is shown over white.
 
     Raises:
         ConfigError: an argument is outside of what is allowed.
-        MediaError: the file cannot be read as asked; names the file, the stream and the reason.
+        MediaError: the file cannot be read as asked; names the file, the stream and the reason. Asking a still
+            image for an interval or, by audio="require", for sound is such an error, too.
     """
     request = _Request(
         path=os.fsdecode(path),
@@ -151,19 +158,25 @@ def open_clip(
     except MemoryError as error:
         remedy = "lower max_frames or max_pixels, or give an interval"
         raise MediaError(request.path, "container", f"the decoded clip does not fit into memory; {remedy}") from error
+    name = request.path if clip_id is None else clip_id
+    if isinstance(reading, Still):
+        return still_clip(reading, request.fps, name)
     _check_video(request, reading)
     sound = _judge_sound(request, reading)
     if sound.status == "undecodable" and not reading.has_video:
         raise MediaError(request.path, "audio", sound.reason)
-    return _assemble(request, reading, sound, request.path if clip_id is None else clip_id)
+    return _assemble(request, reading, sound, name)
 
 
-def _read(request: _Request, watchdog: Watchdog) -> _Reading:
+def _read(request: _Request, watchdog: Watchdog) -> _Reading | Still:
     """One pass; repeated only where a seek led too far or the stated end, which spread the frames, was wrong."""
     known_end: float | None = None
     allow_seek = True
     while True:
         with open_container(request.path, watchdog) as container:
+            if is_still(container):
+                _check_still_request(request)
+                return read_still(request.path, container, request.max_pixels)
             reading = _pass(request, container, watchdog, known_end, allow_seek)
         if reading.decoded.landed_late:
             allow_seek = False
@@ -172,6 +185,14 @@ def _read(request: _Request, watchdog: Watchdog) -> _Reading:
         if corrected_end is None:
             return reading
         known_end = corrected_end
+
+
+def _check_still_request(request: _Request) -> None:
+    if request.start_seconds > 0 or math.isfinite(request.end_seconds):
+        reason = "a still image has no times; leave out start_seconds and end_seconds"
+        raise MediaError(request.path, "video", reason)
+    if request.audio == "require":
+        raise MediaError(request.path, "audio", "a still image has no sound, but audio='require' asks for sound")
 
 
 def _pass(
@@ -246,7 +267,10 @@ def _check_video(request: _Request, reading: _Reading) -> None:
     health = decoded.video_health
     if reading.has_video:
         if health.mostly_damaged:
-            raise MediaError(request.path, "video", f"{health.summary()}; the file is damaged or encrypted")
+            # FFmpeg forgets the size that it finds too large.
+            too_large = f", or its pictures have more than {MAX_SOURCE_PIXELS} pixels"
+            remark = too_large if reading.facts.width is None else ""
+            raise MediaError(request.path, "video", f"{health.summary()}; the file is damaged or encrypted{remark}")
         if decoded.video_end_seconds is None:
             reason = health.last_error or "nothing to read in the interval; the file is cut off or damaged"
             raise MediaError(request.path, "video", f"no frame could be decoded ({reason})")

@@ -68,7 +68,7 @@ class PacketSource:
                     self.error = describe(error)
                     break
         for stream in self._streams:
-            yield _flush_packet(stream)
+            yield flush_packet(stream)
 
 
 def decode_packet(packet: Packet[Stream], health: Health, count_failure: bool = True) -> Sequence[object]:
@@ -88,7 +88,8 @@ def packet_seconds(packet: Packet[Stream], clock: Clock) -> float:
     return clock.seconds(timestamp) if timestamp is not None else -math.inf
 
 
-def _flush_packet(stream: Stream) -> Packet[Stream]:
+def flush_packet(stream: Stream) -> Packet[Stream]:
+    """The packet that makes a decoder hand out what it still holds."""
     packet: Packet[Stream] = Packet()
     packet.stream = stream
     return packet

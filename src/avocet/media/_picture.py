@@ -1,7 +1,9 @@
 """Decoded pictures to RGB arrays: upright, with square pixels, at most `max_pixels` large.
 
 Colours are converted by FFmpeg's swscale with the matrix and range the stream declares (BT.601, limited
-range, where it declares none, like every FFmpeg tool). HDR is not tone-mapped; a warning says so.
+range, where it declares none, like every FFmpeg tool). HDR is not tone-mapped; a warning says so. Transparent
+pictures are shown over white, which is what pages and viewers mostly put behind them; the colours that files
+store under transparent pixels are arbitrary.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 import numpy as np
+from av.filter import Graph
 from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
@@ -23,6 +26,12 @@ _SQUARE_WITHIN = Fraction(1, 100)
 
 _RESERVED_BYTES = 2**30
 """How far memory for frames is reserved ahead of need."""
+
+_BAND_PIXELS = 2**20
+"""How many pixels are put over white at a time, which bounds the memory for it."""
+
+_LAST_SIDE_DATA_TYPE = 63
+"""Frame side data types up to this one are looked for when PyAV cannot name one; FFmpeg 8 has 32 of them."""
 
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
@@ -47,7 +56,7 @@ class Orientation:
 
 def orientation_of(frame: VideoFrame) -> Orientation:
     """Read the display matrix: a stored pixel (x, y) is shown at (a x + c y, b x + d y), y pointing down."""
-    for item in cast(Iterable[SideData], frame.side_data):
+    for item in _side_data(frame):
         if item.type == SideDataType.DISPLAYMATRIX:
             matrix = np.frombuffer(bytes(cast(Any, item)), dtype=np.int32)
             a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))
@@ -61,6 +70,30 @@ def orientation_of(frame: VideoFrame) -> Orientation:
                 exact=abs(small) <= abs(large) // 50,
             )
     return Orientation()
+
+
+def _side_data(frame: VideoFrame) -> Iterable[SideData]:
+    try:
+        return cast(Iterable[SideData], frame.side_data)
+    except ValueError:
+        # PyAV 18 fails as a whole when it meets one type that it does not know, such as the EXIF data of a photo.
+        return cast(Iterable[SideData], _without_unknown_side_data(frame).side_data)
+
+
+def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
+    graph = Graph()
+    last = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 25)
+    )
+    known = {kind.value for kind in SideDataType}
+    for unknown in sorted(set(range(_LAST_SIDE_DATA_TYPE + 1)) - known):
+        remover = graph.add("sidedata", mode="delete", type=str(unknown))
+        last.link_to(remover)
+        last = remover
+    last.link_to(graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    return cast(VideoFrame, graph.pull())
 
 
 def display_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
@@ -131,12 +164,11 @@ class PictureWriter:
             if warning not in self.warnings:
                 self.warnings.append(warning)
         width, height = self._size
+        opaque = self._over_white(frame) if _has_alpha(frame) else frame
         rgb = self._scaler.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
+            opaque, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
         )
-        plane = rgb.planes[0]
-        rows = np.frombuffer(cast(Any, plane), dtype=np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
-        upright = self._orientation.apply(rows.reshape(height, width, 3))
+        upright = self._orientation.apply(_pixels(rgb, 3))
         self._reserve(upright.shape[0], upright.shape[1])
         for channel in range(3):
             self._frames[self._num_frames, channel] = upright[:, :, channel]
@@ -145,6 +177,18 @@ class PictureWriter:
     def frames(self) -> np.ndarray:
         """uint8 (T, 3, H, W) of everything added; (0, 3, 0, 0) of nothing."""
         return self._frames[: self._num_frames]
+
+    def _over_white(self, frame: VideoFrame) -> VideoFrame:
+        # Before scaling, which would otherwise mix colours of transparent pixels into their neighbours.
+        colours = _pixels(self._scaler.reformat(frame, format="rgba"), 4)
+        opaque = VideoFrame(frame.width, frame.height, "rgb24")
+        target = _pixels(opaque, 3)
+        num_rows = max(1, _BAND_PIXELS // frame.width)
+        for top in range(0, frame.height, num_rows):
+            band = colours[top : top + num_rows].astype(np.uint16)
+            alpha = band[:, :, 3:]
+            target[top : top + num_rows] = (band[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+        return opaque
 
     def _reserve(self, height: int, width: int) -> None:
         # Untouched pages cost no memory, so reserving ahead beats stacking a list of pictures at the end.
@@ -156,3 +200,14 @@ class PictureWriter:
             if count:
                 grown[:count] = self._frames
             self._frames = grown
+
+
+def _pixels(frame: VideoFrame, num_channels: int) -> np.ndarray:
+    """uint8 (H, W, C) of a packed frame, as a view."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(cast(Any, plane), dtype=np.uint8).reshape(-1, plane.line_size)
+    return rows[: frame.height, : num_channels * frame.width].reshape(frame.height, frame.width, num_channels)
+
+
+def _has_alpha(frame: VideoFrame) -> bool:
+    return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)

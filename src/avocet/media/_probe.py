@@ -25,7 +25,8 @@ from avocet.media._source import (
     container_names,
     open_container,
 )
-from avocet.media._streams import Streams, choose_streams
+from avocet.media._still import is_still, probe_still
+from avocet.media._streams import Streams, choose_streams, codec_name
 from avocet.records import SourceFacts
 
 _LATE_START_SECONDS = 0.05
@@ -38,12 +39,14 @@ def probe(path: str | os.PathLike[str], *, timeout_seconds: float = 120.0) -> So
     """Read the header of a file or URL: container, streams, times, picture size and tags.
 
     Times are seconds on the timeline that begins with the earliest stream. A file whose pictures cannot
-    be decoded is still described; `open_clip` is what refuses it. Raises `MediaError` naming file, stream
-    and reason when there is nothing readable.
+    be decoded is still described; `open_clip` is what refuses it. A still image has `is_image` set, lasts
+    0 seconds and has no times. Raises `MediaError` naming file, stream and reason when there is nothing readable.
     """
     name = os.fsdecode(path)
     watchdog = Watchdog(name, timeout_seconds)
     with open_container(name, watchdog) as container:
+        if is_still(container):
+            return probe_still(name, container)
         streams = choose_streams(container)
         require_media(name, streams)
         end = header_end(container, streams)
@@ -105,27 +108,20 @@ def source_facts(
         container=container.format.name,
         duration_seconds=end_seconds,
         start_time_seconds=float(streams.zero),
-        video_codec=_codec_name(video),
+        video_codec=codec_name(video),
         width=width,
         height=height,
         average_fps=float(rate) if rate else None,
         rotation_degrees=orientation.rotation_degrees,
         video_start_seconds=streams.start_seconds(video),
         video_end_seconds=_stream_end(streams, video),
-        audio_codec=_codec_name(audio),
+        audio_codec=codec_name(audio),
         audio_sample_rate=(sound.sample_rate or None) if sound is not None else None,
         audio_channels=(sound.channels or None) if sound is not None else None,
         audio_start_seconds=streams.start_seconds(audio),
         audio_end_seconds=_stream_end(streams, audio),
         tags={str(key): str(value) for key, value in container.metadata.items()},
     )
-
-
-def _codec_name(stream: VideoStream | AudioStream | None) -> str | None:
-    if stream is None:
-        return None
-    # FFmpeg passes no name on for a codec it has no decoder for.
-    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else "unknown"
 
 
 def _stream_end(streams: Streams, stream: VideoStream | AudioStream | None) -> float | None:

@@ -2,12 +2,14 @@
 
 A clip is one regular file (or one http/https download). Playlists, concatenation scripts, image
 sequences and devices are refused by a list of allowed containers, so a text file that came with a
-data set cannot make FFmpeg open other files or addresses.
+data set cannot make FFmpeg open other files or addresses. Still images are read by demuxers that
+take one picture from the file given; `image2`, which takes names for patterns, is not among them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import stat
@@ -20,12 +22,16 @@ import av.error
 from av.container import InputContainer
 
 from avocet.errors import ConfigError, MediaError
+from avocet.media._headers import picture_demuxer
+
+STILL_IMAGES = frozenset({"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe"})
+"""FFmpeg demuxers that read one still image."""
 
 CONTAINERS = (
     "mov,matroska,avi,asf,flv,live_flv,kux,mpegts,mpeg,mpegvideo,mxf,gxf,nut,nsv,ogg,rm,dv,ivf,obu,wtv,gif,apng,"
     "h261,h263,h264,hevc,vvc,av1,vc1,vc1test,m4v,mjpeg,yuv4mpegpipe,"
     "wav,w64,aiff,au,caf,voc,flac,mp3,aac,ac3,eac3,amr,amrnb,amrwb,ape,dts,dtshd,truehd,mlp,mpc,mpc8,oma,tak,tta,wv,"
-    "dsf,iff,loas,latm,qcp,shn,spdif,xwma"
+    "dsf,iff,loas,latm,qcp,shn,spdif,xwma," + ",".join(sorted(STILL_IMAGES))
 )
 """FFmpeg demuxers that read exactly one file."""
 
@@ -40,6 +46,10 @@ EXACT_SEEK = frozenset({"mov", "matroska"})
 
 DECODE_TIMES_ONLY = frozenset({"avi"})
 """Containers that store no presentation times; FFmpeg's guesses at them are wrong for B-frames."""
+
+MAX_SOURCE_PIXELS = 250_000_000
+"""Pictures with more pixels than this are refused before memory is taken for them. Phones make photos of 200
+million pixels, and FFmpeg by itself stops at about 2**28."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -76,15 +86,21 @@ class Watchdog:
 @contextlib.contextmanager
 def open_container(path: str, watchdog: Watchdog) -> Iterator[InputContainer]:
     """The opened file. FFmpeg's errors, also those of the body, become a `MediaError` of stream "container"."""
-    url, protocols = _locate(path)
+    location = _locate(path)
+    # Opening may decode pictures to learn their size, in decoders other than those that the streams offer.
+    decoder_options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
     try:
         with av.open(
-            url,
+            location.url,
             "r",
-            options={"format_whitelist": CONTAINERS, "protocol_whitelist": protocols},
+            format=location.demuxer,
+            options={"format_whitelist": CONTAINERS, "protocol_whitelist": location.protocols, **decoder_options},
             metadata_errors="replace",
             timeout=watchdog.timeout_seconds,
         ) as container:
+            for stream in container.streams.video:
+                if stream.codec_context is not None:
+                    stream.codec_context.options = decoder_options
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(path, "container", _explain(error, path, watchdog)) from error
@@ -101,13 +117,23 @@ def describe(error: Exception) -> str:
     return " ".join(str(text).split())
 
 
-def _locate(path: str) -> tuple[str, str]:
-    """(what FFmpeg is given, the protocols it may use). Raises `MediaError` unless it is one readable thing."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Location:
+    url: str
+    """What FFmpeg is given."""
+    protocols: str
+    """What FFmpeg may read it through."""
+    demuxer: str | None = None
+    """None leaves the choice to FFmpeg."""
+
+
+def _locate(path: str) -> _Location:
+    """Raises `MediaError` unless `path` is one readable thing."""
     if _URL.match(path):
         parts = urlsplit(path)
         scheme = parts.scheme.lower()
         if scheme in ("http", "https"):
-            return path, "http,https,tcp,tls"
+            return _Location(url=path, protocols="http,https,tcp,tls")
         if scheme != "file" or parts.netloc not in ("", "localhost"):
             raise MediaError(
                 path, "container", "not a URL that can be opened; give a local path or an http, https or file URL"
@@ -129,8 +155,12 @@ def _locate(path: str) -> tuple[str, str]:
         raise MediaError(path, "container", "not a regular file (a pipe, socket or device); copy it to a file first")
     if facts.st_size == 0:
         raise MediaError(path, "container", "the file is empty (0 bytes)")
+    try:
+        demuxer = picture_demuxer(path)
+    except OSError as error:
+        raise MediaError(path, "container", f"cannot be opened: {describe(error)}") from error
     # The prefix keeps a name such as "concat:a|b" from being read as a protocol.
-    return "file:" + os.path.abspath(path), "file"
+    return _Location(url="file:" + os.path.abspath(path), protocols="file", demuxer=demuxer)
 
 
 def _explain(error: av.error.FFmpegError, path: str, watchdog: Watchdog) -> str:
@@ -143,6 +173,8 @@ def _explain(error: av.error.FFmpegError, path: str, watchdog: Watchdog) -> str:
         return f"not a readable media file: {_sniff(path) or describe(error)}"
     if isinstance(error, av.error.ArgumentError):
         hint = _sniff(path)
+        if _URL.match(path) and "%" in path:
+            hint = "FFmpeg may take the percent sign in the address for a pattern; download the file first"
         return "not a media file of a supported container; playlists and image sequences are refused" + (
             f" ({hint})" if hint else ""
         )

@@ -97,3 +97,11 @@ def _timeline_zero(container: InputContainer, streams: Sequence[Stream]) -> Frac
     if starts:
         return min(starts)
     return Fraction(container.start_time or 0, 1_000_000)
+
+
+def codec_name(stream: VideoStream | AudioStream | None) -> str | None:
+    """FFmpeg's name of the codec; None without a stream."""
+    if stream is None:
+        return None
+    # FFmpeg passes no name on for a codec it has no decoder for.
+    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else "unknown"
