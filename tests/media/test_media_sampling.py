@@ -79,3 +79,11 @@ def test_display_size_stretches_the_width():
     assert display_size(720, 480, Fraction(8, 9)) == (640, 480)
     assert display_size(200, 112, Fraction(224, 225)) == (200, 112)
     assert display_size(64, 48, None) == (64, 48)
+
+
+def test_short_clips_are_sampled_more_densely_for_min_frames():
+    grid = plan_grid(2.0, 3.0, 2.0, 100, min_frames=4)  # 2 targets at 2 frames per second
+    assert (grid.step_seconds, grid.thinned, grid.spread) == (0.25, False, True)
+    assert [grid.target(index) for index in range(4)] == [2.0, 2.25, 2.5, 2.75]
+    assert plan_grid(0.0, 2.0, 2.0, 100, min_frames=4).step_seconds == 0.5
+    assert plan_grid(0.0, math.inf, 2.0, 100, min_frames=4).step_seconds == 0.5

@@ -5,7 +5,8 @@ Rules, in one place:
 * Times are on the player's timeline: zero is the start of the earliest audio or video stream.
 * Targets are start + k/fps before the end; at each target the frame on screen is taken (the first one, if none
   is yet), each frame once, with its true time. The frame on screen at the start may have begun before it.
-* More targets than `max_frames`: `max_frames` targets spread evenly from the start to the end of the video.
+* More targets than `max_frames`: `max_frames` targets spread evenly from the start to the end of the video; fewer
+  than `min_frames`: so many, likewise.
 * A file is refused when more than half of a stream's packets in the interval are damaged, or when the stream
   ends more than 0.5 s and 5 % short of what its header states (within the interval). Less damage is a warning.
 * A picture of more than 250 million pixels is refused before it is decoded.
@@ -49,6 +50,7 @@ class _Request:
     path: str
     fps: float
     max_frames: int
+    min_frames: int
     max_pixels: int | None
     start_seconds: float
     end_seconds: float
@@ -59,6 +61,8 @@ class _Request:
             raise ConfigError(f"fps must be a number > 0, got {self.fps}")
         if self.max_frames < 1:
             raise ConfigError(f"max_frames must be >= 1, got {self.max_frames}")
+        if not 1 <= self.min_frames <= self.max_frames:
+            raise ConfigError(f"min_frames must be from 1 to max_frames={self.max_frames}, got {self.min_frames}")
         if self.max_pixels is not None and self.max_pixels < 1:
             raise ConfigError(f"max_pixels must be >= 1 or None, got {self.max_pixels}")
         if not (self.start_seconds >= 0 and math.isfinite(self.start_seconds)):
@@ -116,6 +120,7 @@ def open_clip(
     end_seconds: float | None = None,
     audio: AudioPolicy = "auto",
     *,
+    min_frames: int = 1,
     clip_id: str | None = None,
     timeout_seconds: float = 120.0,
 ) -> Clip:
@@ -129,6 +134,8 @@ def open_clip(
             aspect kept, both sides rounded down; smaller ones are never scaled up.
         audio: "auto" uses the sound if there is any, "require" raises without usable sound, "ignore" returns
             no waveform but still reports `audio_status`.
+        min_frames: the fewest targets to sample for; shorter clips are sampled more densely, evenly. A frame is
+            still returned once, so a clip of few frames gives fewer.
         clip_id: the clip's id; the path by default.
         timeout_seconds: the longest wait for data, and how much longer than half the playing time reading
             may take altogether.
@@ -148,6 +155,7 @@ def open_clip(
         path=os.fsdecode(path),
         fps=fps,
         max_frames=max_frames,
+        min_frames=min_frames,
         max_pixels=max_pixels,
         start_seconds=0.0 if start_seconds is None else float(start_seconds),
         end_seconds=math.inf if end_seconds is None else float(end_seconds),
@@ -207,7 +215,7 @@ def _pass(
     if promise.file_end_seconds is not None:
         _check_start(request, promise.file_end_seconds)
     span_end = min(request.end_seconds, known_end or streams.end_seconds(streams.video) or file_end)
-    grid = plan_grid(request.start_seconds, span_end, request.fps, request.max_frames)
+    grid = plan_grid(request.start_seconds, span_end, request.fps, request.max_frames, request.min_frames)
     num_targets = count_targets(request.start_seconds, span_end, 1 / grid.step_seconds)
     wanted = Wanted(
         path=request.path,
@@ -237,9 +245,9 @@ def _corrected_end(request: _Request, reading: _Reading) -> float | None:
     if decoded.video_end_seconds is None or decoded.video_health.mostly_damaged:
         return None
     span_end = min(request.end_seconds, decoded.video_end_seconds)
-    needs_thinning = count_targets(request.start_seconds, span_end, request.fps) > request.max_frames
-    wrong_span = grid.thinned and abs(span_end - reading.span_end_seconds) > grid.step_seconds
-    return decoded.video_end_seconds if needs_thinning != grid.thinned or wrong_span else None
+    needed = plan_grid(request.start_seconds, span_end, request.fps, request.max_frames, request.min_frames)
+    wrong_span = grid.spread and abs(span_end - reading.span_end_seconds) > grid.step_seconds
+    return decoded.video_end_seconds if needed.spread != grid.spread or wrong_span else None
 
 
 def _promise(container: InputContainer, streams: Streams) -> _Promise:

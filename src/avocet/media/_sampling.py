@@ -23,6 +23,8 @@ class Grid:
     limit: int
     thinned: bool
     """Whether the step was widened to keep to `limit`."""
+    spread: bool = False
+    """Whether the step follows from the length of the clip, not from the frame rate."""
 
     def target(self, index: int) -> float:
         return self.start_seconds + index * self.step_seconds
@@ -33,14 +35,18 @@ def count_targets(start_seconds: float, end_seconds: float, fps: float) -> int:
     return max(1, math.ceil((end_seconds - start_seconds) * fps - TOLERANCE_SECONDS * fps))
 
 
-def plan_grid(start_seconds: float, end_seconds: float, fps: float, max_frames: int) -> Grid:
-    """The grid at `fps`, or where that has more than `max_frames` targets, `max_frames` targets spread evenly.
+def plan_grid(start_seconds: float, end_seconds: float, fps: float, max_frames: int, min_frames: int = 1) -> Grid:
+    """The grid at `fps`, or where that has too many or too few targets, `max_frames` or `min_frames` spread evenly.
 
     An infinite end plans the grid at `fps`.
     """
-    thinned = math.isfinite(end_seconds) and count_targets(start_seconds, end_seconds, fps) > max_frames
-    step = (end_seconds - start_seconds) / max_frames if thinned else 1.0 / fps
-    return Grid(start_seconds=start_seconds, step_seconds=step, limit=max_frames, thinned=thinned)
+    step, thinned, spread = 1.0 / fps, False, False
+    if math.isfinite(end_seconds):
+        count = count_targets(start_seconds, end_seconds, fps)
+        thinned, spread = count > max_frames, not min_frames <= count <= max_frames
+        if spread:
+            step = (end_seconds - start_seconds) / (max_frames if thinned else min_frames)
+    return Grid(start_seconds=start_seconds, step_seconds=step, limit=max_frames, thinned=thinned, spread=spread)
 
 
 class FrameSelector:

@@ -194,6 +194,10 @@ class CaptionModel(Protocol):
         """`open_clip(max_frames=...)` for this model."""
 
     @property
+    def min_frames(self) -> int:
+        """`open_clip(min_frames=...)` for this model."""
+
+    @property
     def max_pixels(self) -> int | None:
         """`open_clip(max_pixels=...)` for this model."""
 

@@ -39,6 +39,8 @@ class QwenOmniModel(DecoderModel):
     """A `CaptionModel` around a transformers thinker; `checkpoint` loads one."""
 
     world = None
+    min_frames = 4
+    """As in the released data loaders."""
 
     def __init__(self, thinker: Any, tokenizer: Any, family: Family, settings: ReadingSettings) -> None:
         super().__init__()
