@@ -55,6 +55,7 @@ class ScriptedModel:
     default_sampling = Sampling(max_new_tokens=50)
     layout_rule = "salmonn2_paper"
     clip_fps = 2.0
+    min_frames = 1
     max_frames = 16
     max_pixels = None
 

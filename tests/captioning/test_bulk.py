@@ -8,9 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from avocet.captioning import Captioner, caption_clips, find_clips, open_caption_ledger
-from avocet.captioning.bulk import failures_path, write_failures
+from avocet.captioning import (
+    Captioner,
+    InstructionFile,
+    StyleRule,
+    caption_clips,
+    find_clips,
+    load_captioner,
+    open_caption_ledger,
+)
+from avocet.captioning.bulk import failures_path, find_instructions, write_failures
 from avocet.errors import ConfigError, RecordError
+from avocet.models.registry import ModelOptions
 from avocet.records import Caption, ClipRef, Failure, Sampling
 
 
@@ -105,6 +114,92 @@ def test_captions_made_differently_are_not_mixed(
     with pytest.raises(ConfigError, match=f"with {name} .* choose another output file"):
         open_caption_ledger(out, other, settings["instruction"], settings["sampling"])
     open_caption_ledger(out, captioner).close()  # the refusal released the file
+
+
+def test_other_ways_to_read_clips_are_not_mixed(
+    media_folder: Path, tmp_path: Path, scripted_model: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "captions.jsonl", scripted_model()
+    captioner = Captioner(model, "toy", "rev1", ModelOptions(fps=1.0))
+    with open_caption_ledger(out, captioner) as ledger:
+        list(caption_clips(captioner, find_clips([media_folder / "a.mp4"])[0], ledger=ledger))
+    open_caption_ledger(out, captioner).close()
+    with pytest.raises(ConfigError, match=r"with options .'fps': 1.0., this run has {}"):
+        open_caption_ledger(out, Captioner(model, "toy", "rev1"))
+    monkeypatch.setattr(model, "layout_rule", "tmrope")
+    with pytest.raises(ConfigError, match="with layout_rule 'salmonn2_paper', this run has 'tmrope'"):
+        open_caption_ledger(out, captioner)
+
+
+def test_a_resumed_run_must_ask_the_same_of_each_clip(
+    media_folder: Path, tmp_path: Path, scripted_model: Callable
+) -> None:
+    out, captioner = tmp_path / "captions.jsonl", Captioner(scripted_model(), "toy", "rev1")
+    clips = [ClipRef(id=name, path=str(media_folder / "a.mp4")) for name in ("x", "y", "z")]
+    rule = StyleRule(style="full", seed=0)
+    texts = [rule(clip).text for clip in clips]
+    assert len(set(texts)) > 1
+    with open_caption_ledger(out, captioner, rule) as ledger:
+        list(caption_clips(captioner, clips[:2], ledger=ledger, instruction=rule))
+    with open_caption_ledger(out, captioner, StyleRule(style="full", seed=0)) as ledger:
+        [last] = caption_clips(captioner, clips, ledger=ledger, instruction=rule)
+    assert isinstance(last, Caption)
+    assert last.instruction == texts[2]
+    others = [StyleRule(style="full", seed=seed) for seed in range(1, 3000)]
+    twin = next(other for other in others if [other(clip).text for clip in clips] == texts)
+    with pytest.raises(ConfigError, match="of 'x' with instruction_source"):
+        open_caption_ledger(out, captioner, twin)  # another seed that happens to ask the same
+    for other in (others[0], StyleRule(style="dream", seed=0), None, texts[0]):
+        with pytest.raises(ConfigError, match="with instruction"):
+            open_caption_ledger(out, captioner, other)
+
+
+def test_a_resumed_run_must_have_the_same_instructions_file(
+    media_folder: Path, tmp_path: Path, scripted_model: Callable
+) -> None:
+    out, captioner = tmp_path / "captions.jsonl", Captioner(scripted_model(), "toy", "rev1")
+    clips, _ = find_clips([media_folder])
+    rule = InstructionFile(name="f.json", by_key={"a.mp4": "First?", "b.mp4": "Second?"})
+    with open_caption_ledger(out, captioner, rule) as ledger:
+        list(caption_clips(captioner, clips[:2], ledger=ledger, instruction=rule))
+    longer = InstructionFile(name="f.json", by_key={**rule.by_key, "c.mp4": "Third?"})
+    with open_caption_ledger(out, captioner, longer) as ledger:
+        assert len(list(caption_clips(captioner, clips, ledger=ledger, instruction=longer))) == 1
+    with pytest.raises(ConfigError, match=r"with instruction 'Second.', this run has 'Other.'"):
+        open_caption_ledger(out, captioner, InstructionFile(name="f.json", by_key={**longer.by_key, "b.mp4": "Other?"}))
+    with pytest.raises(ConfigError, match=r"with instruction_source 'file:f.json', this run has 'file:g.json'"):
+        open_caption_ledger(out, captioner, InstructionFile(name="g.json", by_key=longer.by_key))
+    with pytest.raises(ConfigError, match=r"c.mp4', about which this run would ask nothing .f.json has no instruction"):
+        open_caption_ledger(out, captioner, rule)
+
+
+def test_records_with_and_without_log_probabilities_are_not_mixed(
+    media_folder: Path, tmp_path: Path, scripted_model: Callable
+) -> None:
+    out, captioner = tmp_path / "captions.jsonl", Captioner(scripted_model(), "toy", "rev1")
+    with open_caption_ledger(out, captioner, keep_logps=False) as ledger:
+        list(caption_clips(captioner, find_clips([media_folder / "a.mp4"])[0], ledger=ledger))
+    open_caption_ledger(out, captioner).close()
+    with pytest.raises(ConfigError, match="with log-probabilities False, this run has True"):
+        open_caption_ledger(out, captioner, keep_logps=True)
+
+
+def test_log_probabilities_in_bulk(media_folder: Path, tiny_model_folder: Path) -> None:
+    captioner = load_captioner(str(tiny_model_folder), "cpu")
+    made = list(caption_clips(captioner, find_clips([media_folder])[0], keep_logps=True))
+    assert len(made) == 3
+    assert all(isinstance(one, Caption) and len(one.token_logps) == one.num_tokens for one in made)
+
+
+def test_clips_without_instruction_are_found_before_anything_is_decoded() -> None:
+    clips = [ClipRef(id=name, path=f"nowhere/{name}.mp4") for name in ("a", "b", "c")]
+    rule = InstructionFile(name="f.json", by_key={"a.mp4": "First?", "c.mp4": "Third?"})
+    askable, failures = find_instructions(clips, rule)
+    assert [clip.id for clip in askable] == ["a", "c"]
+    assert [(failure.clip_id, failure.stage) for failure in failures] == [("b", "model")]
+    assert "no instruction for clip 'b'" in failures[0].error
+    for anything in (None, "What?", StyleRule(style="full")):
+        assert find_instructions(clips, anything) == (clips, [])
 
 
 def test_batch_size_must_be_positive(scripted_model: Callable) -> None:

@@ -15,7 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from avocet.captioning.captioner import Captioner, OpenedClip
+from avocet.captioning.captioner import Captioner, OpenedClip, clip_name
+from avocet.captioning.instructions import InstructionChoice
+from avocet.captioning.retry import retry_sampling
 from avocet.errors import ConfigError
 from avocet.ledger import Ledger
 from avocet.records import AudioPolicy, Caption, ClipRef, Failure, Sampling
@@ -53,21 +55,37 @@ def find_clips(
     return list(found.values()), failures
 
 
+def find_instructions(clips: Iterable[ClipRef], instruction: InstructionChoice) -> tuple[list[ClipRef], list[Failure]]:
+    """The clips that there is an instruction for, and a `Failure` for each other one: before anything is decoded."""
+    askable: list[ClipRef] = []
+    failures: list[Failure] = []
+    for clip in clips:
+        try:
+            if callable(instruction):
+                instruction(clip_name(clip.id, clip.path))
+            askable.append(clip)
+        except ConfigError as error:
+            failures.append(Failure(clip_id=clip.id, path=clip.path, stage="model", error=str(error)))
+    return askable, failures
+
+
 def caption_clips(
     captioner: Captioner,
     clips: Iterable[ClipRef],
     *,
     ledger: Ledger | None = None,
     batch_size: int = 8,
-    instruction: str | None = None,
+    instruction: InstructionChoice = None,
     sampling: Sampling | None = None,
     audio: AudioPolicy = "auto",
+    keep_logps: bool = False,
 ) -> Iterator[Caption | Failure]:
     """Caption `clips` batch by batch, yielding each outcome as soon as it exists.
 
     While the model works on one batch, a thread decodes the next; at most two batches of decoded clips are
     in memory. With a `ledger`, clips whose id is in it are skipped and each caption is in it before it is
-    yielded. Raises `ConfigError` for an impossible batch size.
+    yielded. `instruction` may be a rule that asks something else of each clip, also within a batch. Raises
+    `ConfigError` for an impossible batch size or an empty instruction.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
@@ -78,7 +96,7 @@ def caption_clips(
         while ahead:
             batch = _take_batch(ahead, batch_size)
             ahead.extend(pool.submit(captioner.try_open, ref, audio) for ref in itertools.islice(missing, batch_size))
-            for outcome in captioner.caption_batch(batch, instruction, sampling, audio=audio):
+            for outcome in captioner.caption_batch(batch, instruction, sampling, audio=audio, keep_logps=keep_logps):
                 if ledger is not None and isinstance(outcome, Caption):
                     ledger.append(outcome)
                 yield outcome
@@ -87,17 +105,22 @@ def caption_clips(
 
 
 def open_caption_ledger(
-    path: str | Path, captioner: Captioner, instruction: str | None = None, sampling: Sampling | None = None
+    path: str | Path,
+    captioner: Captioner,
+    instruction: InstructionChoice = None,
+    sampling: Sampling | None = None,
+    *,
+    keep_logps: bool | None = None,
 ) -> Ledger:
     """The ledger of a bulk run, refusing to mix captions that were made in different ways in one file.
 
-    Raises `ConfigError` when `path` already holds captions of another model, revision, instruction or
-    sampling, and what `Ledger` raises.
+    Raises `ConfigError` when `path` already holds captions that this run would have made in another way (see
+    `check_same_settings`), and what `Ledger` raises.
     """
     ledger = Ledger(path, key="clip_id")
     try:
         for record in ledger.records():
-            check_same_settings(record, captioner, instruction, sampling, path)
+            check_same_settings(record, captioner, instruction, sampling, path, keep_logps=keep_logps)
     except BaseException:
         ledger.close()
         raise
@@ -107,22 +130,47 @@ def open_caption_ledger(
 def check_same_settings(
     record: Mapping[str, Any],
     captioner: Captioner,
-    instruction: str | None,
+    instruction: InstructionChoice,
     sampling: Sampling | None,
     path: str | Path,
+    *,
+    keep_logps: bool | None = None,
 ) -> None:
-    """Raise `ConfigError` when a caption record of `path` was made in another way than this run would make it."""
-    wanted = {
+    """Raise `ConfigError` when a caption record of `path` was made in another way than this run would make it.
+
+    Compared are model, revision, layout rule, reading options, sampling (of the first or of a second try), and what
+    this run would ask about the record's clip: text and source. `keep_logps` None means that log-probabilities do
+    not matter.
+    """
+    clip_id = str(record.get("clip_id"))
+    try:
+        asked = captioner.rule(instruction)(clip_name(clip_id, str(record.get("path") or "")))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} holds a caption of {clip_id!r}, about which this run would ask nothing ({error}); choose another "
+            "output file or the same settings"
+        ) from error
+    sampling = sampling or captioner.model.default_sampling
+    wanted: dict[str, Any] = {
         "model": captioner.model_id,
         "revision": captioner.revision,
-        "instruction": captioner.model.default_instruction if instruction is None else instruction,
-        "sampling": (sampling or captioner.model.default_sampling).to_dict(),
+        "layout_rule": captioner.model.layout_rule,
+        "options": captioner.options.given(),
+        "instruction": asked.text,
+        "instruction_source": asked.source,
+        "sampling": sampling.to_dict(),
     }
+    found = {name: record.get(name) for name in wanted} | {"options": _part(record, "media").get("options", {})}
+    second = retry_sampling(sampling)
+    if second is not None and found["sampling"] == second.to_dict():
+        found["sampling"] = wanted["sampling"]
+    if keep_logps is not None and record.get("num_tokens"):
+        wanted["log-probabilities"], found["log-probabilities"] = keep_logps, bool(record.get("token_logps"))
     for name, value in wanted.items():
-        if record.get(name) != value:
+        if found[name] != value:
             raise ConfigError(
-                f"{path} holds a caption of {record.get('clip_id')!r} with {name} {record.get(name)!r}, this run "
-                f"has {value!r}; choose another output file or the same settings"
+                f"{path} holds a caption of {clip_id!r} with {name} {found[name]!r}, this run has {value!r}; choose "
+                "another output file or the same settings"
             )
 
 
@@ -139,6 +187,11 @@ def write_failures(captions_path: str | Path, failures: Sequence[Failure]) -> No
         path.write_text("".join(failure.to_json_line() + "\n" for failure in failures), encoding="utf-8")
     else:
         path.unlink(missing_ok=True)
+
+
+def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = record.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _take_batch(ahead: deque[Future[OpenedClip | Failure]], batch_size: int) -> list[OpenedClip | Failure]:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
-from avocet.errors import AvocetError
+from avocet.captioning.instructions import Instruction, InstructionChoice, InstructionRule, instruction_rule
+from avocet.captioning.retry import Answer, generate_guarded
+from avocet.errors import AvocetError, ConfigError
 from avocet.media import open_clip
-from avocet.models.interface import CaptionModel, Completion, Prompt
-from avocet.models.registry import load_model
+from avocet.models.interface import CaptionModel, Prompt
+from avocet.models.registry import ModelOptions, load_model
 from avocet.records import AudioPolicy, Caption, Clip, ClipRef, Failure, Sampling
 
 _WORLDS = MappingProxyType({"theatre": ("avocet theatre", "the procedural theatre")})
@@ -36,6 +39,14 @@ class OpenedClip:
     """Wall time of decoding; None when the clip was made in memory."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A decoded clip and what is asked about it."""
+
+    item: OpenedClip
+    instruction: Instruction
+
+
 Source = str | os.PathLike[str] | ClipRef | Clip | OpenedClip
 
 
@@ -46,12 +57,14 @@ class Captioner:
         model: any implementation of the four verbs.
         model_id: the name that captions are signed with.
         revision: the version of the weights (a hub commit or a hash of the weight file).
+        options: what the model was loaded with, for the records; it is not applied here.
     """
 
-    def __init__(self, model: CaptionModel, model_id: str, revision: str) -> None:
+    def __init__(self, model: CaptionModel, model_id: str, revision: str, options: ModelOptions | None = None) -> None:
         self.model = model
         self.model_id = model_id
         self.revision = revision
+        self.options = options or ModelOptions()
 
     def open(self, source: Source, audio: AudioPolicy = "auto") -> OpenedClip:
         """Decode `source` the way the model wants to see it.
@@ -69,6 +82,7 @@ class Captioner:
             path,
             fps=self.model.clip_fps,
             max_frames=self.model.max_frames,
+            min_frames=self.model.min_frames,
             max_pixels=self.model.max_pixels,
             start_seconds=ref.start_seconds if ref else None,
             end_seconds=ref.end_seconds if ref else None,
@@ -89,38 +103,55 @@ class Captioner:
     def caption(
         self,
         source: Source,
-        instruction: str | None = None,
+        instruction: InstructionChoice = None,
         sampling: Sampling | None = None,
         *,
         audio: AudioPolicy = "auto",
+        keep_logps: bool = False,
     ) -> Caption:
         """Caption one clip, given as a path, a `ClipRef` or a decoded `Clip`.
 
-        `instruction` and `sampling` default to the model's own. Raises `MediaError` when the media cannot
-        be read and whatever the model raises when it cannot take the clip.
+        Args:
+            instruction: a text, an `Instruction`, a rule that finds one for the clip (`StyleRule`,
+                `InstructionFile`), or None for the model's own.
+            sampling: None for the model's own.
+            keep_logps: keep the log-probability of each token in the record.
+
+        Raises `MediaError` when the media cannot be read, `ConfigError` when there is no instruction for the
+        clip or the model has no log-probabilities to keep, and whatever the model raises when it cannot take
+        the clip.
         """
-        return self._run([self.open(source, audio)], instruction, sampling)[0]
+        rule = self.rule(instruction)
+        item = self.open(source, audio)
+        return self._run([_Job(item=item, instruction=_ask(rule, item))], sampling, keep_logps)[0]
 
     def caption_batch(
         self,
         sources: Sequence[Source | Failure],
-        instruction: str | None = None,
+        instruction: InstructionChoice = None,
         sampling: Sampling | None = None,
         *,
         audio: AudioPolicy = "auto",
+        keep_logps: bool = False,
     ) -> list[Caption | Failure]:
-        """Caption several clips in one forward pass, in the order given.
+        """Caption several clips in one forward pass, in the order given; arguments as of `caption`.
 
-        A clip that cannot be read or captioned becomes a `Failure` in its place and does not disturb the
-        others; failures among `sources` are passed through. The whole list goes through the model at
-        once, so its length is the batch size (`captioning.bulk` cuts long lists).
+        A clip that cannot be read or captioned, or for which there is no instruction, becomes a `Failure` in
+        its place and does not disturb the others; failures among `sources` are passed through. The whole list
+        goes through the model at once, so its length is the batch size (`captioning.bulk` cuts long lists).
         """
-        outcomes: list[Caption | Failure | OpenedClip] = [
-            source if isinstance(source, Failure) else self.try_open(source, audio) for source in sources
-        ]
-        opened = [outcome for outcome in outcomes if isinstance(outcome, OpenedClip)]
-        captions = iter(self._run_or_fail(opened, instruction, sampling) if opened else [])
-        return [next(captions) if isinstance(outcome, OpenedClip) else outcome for outcome in outcomes]
+        rule = self.rule(instruction)
+        outcomes: list[_Job | Failure] = []
+        for source in sources:
+            item = source if isinstance(source, Failure) else self.try_open(source, audio)
+            outcomes.append(item if isinstance(item, Failure) else _try_ask(rule, item))
+        jobs = [outcome for outcome in outcomes if isinstance(outcome, _Job)]
+        captions = iter(self._run_or_fail(jobs, sampling, keep_logps) if jobs else [])
+        return [next(captions) if isinstance(outcome, _Job) else outcome for outcome in outcomes]
+
+    def rule(self, instruction: InstructionChoice) -> InstructionRule:
+        """What `instruction` asks about each clip. Raises `ConfigError` for an empty text."""
+        return instruction_rule(instruction, self.model.default_instruction)
 
     def world_warning(self, clip: Clip) -> str | None:
         """What to say when the model knows only one world and `clip` does not come from it."""
@@ -133,63 +164,53 @@ class Captioner:
         return f"{self.model_id} knows only {name}; on any other video its caption is not to be trusted"
 
     def _run_or_fail(
-        self, opened: Sequence[OpenedClip], instruction: str | None, sampling: Sampling | None
+        self, jobs: Sequence[_Job], sampling: Sampling | None, keep_logps: bool
     ) -> list[Caption | Failure]:
         try:
-            return list(self._run(opened, instruction, sampling))
+            return list(self._run(jobs, sampling, keep_logps))
         except (AvocetError, RuntimeError) as error:  # torch reports bad shapes and lack of memory as RuntimeError
-            if len(opened) == 1:
-                item = opened[0]
-                return [Failure(clip_id=item.clip.id, path=item.path, stage="model", error=_one_line(error))]
+            if len(jobs) == 1:
+                return [_failure(jobs[0].item, error)]
         # One clip spoils a whole batch, so each gets its own chance.
-        return [outcome for item in opened for outcome in self._run_or_fail([item], instruction, sampling)]
+        return [outcome for job in jobs for outcome in self._run_or_fail([job], sampling, keep_logps)]
 
     @torch.no_grad()
-    def _run(self, opened: Sequence[OpenedClip], instruction: str | None, sampling: Sampling | None) -> list[Caption]:
-        instruction = self.model.default_instruction if instruction is None else instruction
+    def _run(self, jobs: Sequence[_Job], sampling: Sampling | None, keep_logps: bool) -> list[Caption]:
         sampling = sampling or self.model.default_sampling
         marks = [time.perf_counter()]
-        prompts = [self.model.prepare(item.clip, instruction) for item in opened]
+        prompts = [self.model.prepare(job.item.clip, job.instruction.text) for job in jobs]
         marks.append(time.perf_counter())
         prefix = self.model.encode(prompts)
         marks.append(time.perf_counter())
-        completions = self.model.generate(prefix, 1, sampling)
-        marks.append(time.perf_counter())
+        answers = generate_guarded(self.model, prefix, sampling)
+        marks.append(time.perf_counter() - sum(answer.retry_seconds or 0.0 for answer in answers))
         # Shared steps are split evenly over the batch, so summing over the records gives wall time.
         shares = {
-            verb: (marks[index + 1] - marks[index]) / len(opened)
+            verb: (marks[index + 1] - marks[index]) / len(jobs)
             for index, verb in enumerate(("prepare", "encode", "generate"))
         }
         return [
-            self._record(item, prompt, samples[0], instruction, sampling, shares)
-            for item, prompt, samples in zip(opened, prompts, completions, strict=True)
+            self._record(job, prompt, answer, shares, keep_logps)
+            for job, prompt, answer in zip(jobs, prompts, answers, strict=True)
         ]
 
     def _record(
-        self,
-        item: OpenedClip,
-        prompt: Prompt,
-        completion: Completion,
-        instruction: str,
-        sampling: Sampling,
-        shares: dict[str, float],
+        self, job: _Job, prompt: Prompt, answer: Answer, shares: Mapping[str, float], keep_logps: bool
     ) -> Caption:
-        clip, warnings = item.clip, [*item.clip.warnings, *prompt.warnings]
-        if completion.stop_reason == "length":
-            warnings.append(f"the caption was cut off after max_new_tokens={sampling.max_new_tokens} tokens")
-        if not completion.text.strip():
-            warnings.append("the caption is empty")
+        item, clip, completion = job.item, job.item.clip, answer.completion
+        warnings = [*clip.warnings, *prompt.warnings, *answer.warnings]
         if (world_warning := self.world_warning(clip)) is not None:
             warnings.append(world_warning)
-        timings = ({} if item.media_seconds is None else {"media": item.media_seconds}) | shares
+        timings = {"media": item.media_seconds, **shares, "retry": answer.retry_seconds}
         return Caption(
             clip_id=clip.id,
             path=item.path,
             text=completion.text,
             model=self.model_id,
             revision=self.revision,
-            instruction=instruction,
-            sampling=sampling,
+            instruction=job.instruction.text,
+            instruction_source=job.instruction.source,
+            sampling=answer.sampling,
             stop_reason=completion.stop_reason,
             num_tokens=len(completion.token_ids),
             audio_used=prompt.num_audio_tokens > 0,
@@ -199,22 +220,76 @@ class Captioner:
             start_seconds=clip.start_seconds,
             end_seconds=clip.end_seconds,
             layout_rule=self.model.layout_rule,
-            timings_seconds={name: round(seconds, 6) for name, seconds in timings.items()},
+            media=self._media(clip, prompt),
+            token_logps=self._logps(answer) if keep_logps else (),
+            timings_seconds={name: round(seconds, 6) for name, seconds in timings.items() if seconds is not None},
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
+    def _media(self, clip: Clip, prompt: Prompt) -> dict[str, Any]:
+        """`Caption.media`: what the model says of the prompt, what the prompt holds, and how clips are sampled."""
+        height, width = (int(size) for size in prompt.frames.shape[2:])
+        has_frames = len(prompt.frames) > 0
+        return {
+            **prompt.media,
+            "is_image": clip.source.is_image,
+            "num_visual_tokens": prompt.layout.num_visual_tokens,
+            "num_audio_tokens": prompt.layout.num_audio_tokens,
+            "num_prompt_tokens": len(prompt.token_ids),
+            "frame_width": width if has_frames else None,
+            "frame_height": height if has_frames else None,
+            "sampling_fps": self.model.clip_fps,
+            "max_frames": self.model.max_frames,
+            "options": self.options.given(),
+        }
+
+    def _logps(self, answer: Answer) -> tuple[float, ...]:
+        if answer.completion.logps is None:
+            raise ConfigError(f"model {self.model_id!r} gives no log-probabilities of its tokens; do not ask for them")
+        return tuple(answer.completion.logps.tolist())
+
 
 def load_captioner(
-    name: str = "nano", device: str = "auto", dtype: str = "auto", revision: str | None = None
+    name: str = "nano",
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    options: ModelOptions | None = None,
 ) -> Captioner:
     """Load a model by name and make it ready to caption.
 
-    `name` is a registered name (`nano` is shipped with the package) or a checkpoint folder; `device` and
-    `dtype` "auto" choose for this machine. Raises `ModelNotFoundError` saying what is missing and how to
-    get it.
+    Args:
+        name: a registered name (`nano` is shipped with the package), a hub id, a folder, or NAME@FOLDER.
+        device: "auto" takes a GPU where there is one.
+        dtype: "auto" is what fits the device.
+        revision: the version of the weights, None for whichever is there.
+        options: changes to how the model reads clips (frames per second, pixel budgets, layout).
+
+    Raises `ModelNotFoundError` saying what is missing and how to get it, `ConfigError` for options that the
+    model does not have.
     """
-    loaded = load_model(name, device=device, dtype=dtype, revision=revision)
-    return Captioner(loaded.model, loaded.model_id, loaded.revision)
+    loaded = load_model(name, device=device, dtype=dtype, revision=revision, options=options)
+    return Captioner(loaded.model, loaded.model_id, loaded.revision, options)
+
+
+def clip_name(clip_id: str, path: str) -> ClipRef:
+    """What an `InstructionRule` is asked with: the same at captioning and when a run is resumed."""
+    return ClipRef(id=clip_id, path=path or clip_id)  # a clip made in memory may have no path
+
+
+def _ask(rule: InstructionRule, item: OpenedClip) -> Instruction:
+    return rule(clip_name(item.clip.id, item.path))
+
+
+def _try_ask(rule: InstructionRule, item: OpenedClip) -> _Job | Failure:
+    try:
+        return _Job(item=item, instruction=_ask(rule, item))
+    except AvocetError as error:
+        return _failure(item, error)
+
+
+def _failure(item: OpenedClip, error: BaseException) -> Failure:
+    return Failure(clip_id=item.clip.id, path=item.path, stage="model", error=_one_line(error))
 
 
 def _one_line(error: BaseException) -> str:

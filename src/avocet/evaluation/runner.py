@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from avocet.captioning.bulk import caption_clips, check_same_settings
 from avocet.captioning.captioner import Captioner
+from avocet.captioning.instructions import InstructionChoice
 from avocet.ledger import Ledger
 from avocet.records import AudioPolicy, Caption, ClipRef, Failure, Sampling
 
@@ -37,7 +38,7 @@ def caption_and_judge(
     *,
     items_path: Path | None = None,
     batch_size: int = 8,
-    instruction: str | None = None,
+    instruction: InstructionChoice = None,
     sampling: Sampling | None = None,
     audio: AudioPolicy = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -49,6 +50,7 @@ def caption_and_judge(
             better judge never meets stale findings.
         items_path: a JSONL ledger with one line {clip_id, caption, findings} per captioned clip. Clips in it
             are not captioned again; failed clips are not in it and are tried again.
+        instruction: of all clips, a rule that gives each its own, or None for the model's.
         progress: called with (finished, all) after each clip.
 
     Raises `ConfigError` when `items_path` holds captions made with other settings.
