@@ -38,6 +38,8 @@ class Prompt:
     """float32 (mel bins, mel frames), or None without sound."""
     positions: np.ndarray | None = None
     """float64 (3, tokens): rotary positions (time, height, width); None: each token's place in the sequence."""
+    audio_source: np.ndarray | None = None
+    """int64 (audio placeholders,): which audio token of the encoder each shows; None: the k-th shows token k."""
     is_image: bool = False
     """Whether the frames are one still picture."""
     media: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -23,7 +23,8 @@ _ADAPTER = "default"
 class HasDecoder(Protocol):
     """A model whose language model is its submodule `decoder`."""
 
-    decoder: nn.Module
+    @property
+    def decoder(self) -> nn.Module: ...
 
 
 def add_lora(
@@ -67,6 +68,9 @@ def add_lora(
         target_modules=list(target_modules),
     )
     inject_adapter_in_model(config, model.decoder, adapter_name=_ADAPTER)
+    # New layers come in training mode, where dropout would disturb a model that is being evaluated.
+    for _, layer in _lora_layers(model.decoder):
+        layer.train(model.decoder.training)
     return lora_parameters(model)
 
 

@@ -40,8 +40,8 @@ class StoredTensors:
 
 
 @contextmanager
-def stored_tensors(folder: Path) -> Iterator[StoredTensors]:
-    """Open the one file or the indexed shards of a folder.
+def stored_tensors(folder: Path, single: str = SINGLE_FILE) -> Iterator[StoredTensors]:
+    """Open the one file (named `single`) or the indexed shards of a folder.
 
     Raises:
         CheckpointError: no safetensors, shards without an index, or an index that does not fit its shards.
@@ -49,7 +49,7 @@ def stored_tensors(folder: Path) -> Iterator[StoredTensors]:
     with ExitStack() as stack:
         places: dict[str, Any] = {}
         try:
-            for path, expected in _files(folder):
+            for path, expected in _files(folder, single):
                 file = stack.enter_context(safe_open(path, framework="pt"))
                 names = set(file.keys())
                 if expected is not None and expected - names:
@@ -100,16 +100,15 @@ def fill_model(
             targets[ours].copy_(stored.read(name))
 
 
-def _files(folder: Path) -> list[tuple[Path, set[str] | None]]:
+def _files(folder: Path, single: str) -> list[tuple[Path, set[str] | None]]:
     """Each file with the names that the index expects in it (None: whatever is there)."""
     index = folder / INDEX_FILE
-    single = folder / SINGLE_FILE
     if not index.is_file():
-        if not single.is_file():
-            raise CheckpointError(f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}; pickled weights are not read")
-        return [(single, None)]
-    if single.is_file():
-        raise CheckpointError(f"{folder}: both {SINGLE_FILE} and {INDEX_FILE}; which of them is meant?")
+        if not (folder / single).is_file():
+            raise CheckpointError(f"{folder}: neither {single} nor {INDEX_FILE}; pickled weights are not read")
+        return [(folder / single, None)]
+    if (folder / single).is_file():
+        raise CheckpointError(f"{folder}: both {single} and {INDEX_FILE}; which of them is meant?")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards: dict[str, set[str]] = {}

@@ -65,6 +65,8 @@ class PlusConfig(Record):
         "of time."
     )
     max_new_tokens: int = 1024
+    released: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The `config.json` of the release, so that its layout can be written again."""
 
     def __post_init__(self) -> None:
         if self.layout not in PLUS_LAYOUTS:
@@ -122,6 +124,7 @@ def read_plus_config(data: Mapping[str, Any]) -> PlusConfig:
                 dropout=qformer.get("hidden_dropout_prob", 0.1),
             ),
             tie_embeddings=bool(data.get("tie_word_embeddings", False)),
+            released=dict(data),
             **{name: data[name] for name in _IDS if name in data},
         )
     except (KeyError, TypeError, ConfigError) as error:
