@@ -271,7 +271,7 @@ def test_options_reach_the_model_and_the_record(tmp_path: Path, media_folder: Pa
     assert (caption.media["sampling_fps"], caption.media["max_frames"]) == (5.0, 4)
     assert caption.media["options"] == {"fps": 5.0, "max_frames": 4, "layout": "released"}
     plain = load_captioner(str(folder), "cpu").caption(media_folder / "a.mp4")
-    assert (plain.num_frames, plain.media["options"]) == (2, {})
+    assert (plain.num_frames, plain.media["options"]) == (4, {})  # 2 in the second, at least 4
     with pytest.raises(ConfigError, match="model 'nano' has no settings fps"):
         load_captioner("nano", "cpu", options=ModelOptions(fps=1.0))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from avocet.errors import ConfigError, ModelNotFoundError
-from avocet.models.loading import REVISION_DIGITS, read_config, weights_revision
+from avocet.errors import ModelNotFoundError
+from avocet.models.loading import REVISION_DIGITS, listed, read_config, weights_revision
 from avocet.records import Record
 
 if TYPE_CHECKING:
@@ -27,17 +27,13 @@ _HUB = MappingProxyType(
         "avocado": "AVoCaDO-Captioner/AVoCaDO",
         "qwen2.5-omni-7b": "Qwen/Qwen2.5-Omni-7B",
         "qwen3-omni-30b": "Qwen/Qwen3-Omni-30B-A3B-Instruct",
+        "salmonn2": "tsinghua-ee/video-SALMONN-2",
+        "salmonn2-plus-3b": "tsinghua-ee/video-SALMONN2_plus_3B_full",
+        "salmonn2-plus-7b": "tsinghua-ee/video-SALMONN2_plus_7B_full",
+        "salmonn2-plus-72b": "tsinghua-ee/video-SALMONN2_plus_72B_full",
     }
 )
 """Name -> hub id."""
-_NOT_YET = MappingProxyType(
-    {
-        "salmonn2": "video-SALMONN 2 7B",
-        "salmonn2-plus-3b": "video-SALMONN 2+ 3B",
-        "salmonn2-plus-7b": "video-SALMONN 2+ 7B",
-        "salmonn2-plus-72b": "video-SALMONN 2+ 72B",
-    }
-)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """What is fetched of a hub repository: configuration, tokenizer and safe weights; no code, no pickles."""
@@ -88,8 +84,8 @@ class _Source:
 
 
 def model_names() -> tuple[str, ...]:
-    """Every name this version knows, loadable or not."""
-    return (_NANO, *_HUB, *_NOT_YET)
+    """Every name this version knows."""
+    return (_NANO, *_HUB)
 
 
 def load_model(
@@ -124,7 +120,7 @@ def load_model(
 
 def _load(source: _Source, device: str, dtype: str, options: ModelOptions) -> CaptionModel:
     # Imported late: naming a model that is not here must not cost the import of PyTorch and transformers.
-    if str(read_config(source.folder).get("model_type", "")).startswith("qwen"):
+    if str(read_config(source.folder).get("model_type", "")).startswith(("qwen2_5_omni", "qwen3_omni")):
         from avocet.models.qwen_omni.checkpoint import load_checkpoint as load_omni
         from avocet.models.qwen_omni.config import SETTINGS
 
@@ -132,9 +128,7 @@ def _load(source: _Source, device: str, dtype: str, options: ModelOptions) -> Ca
         return load_omni(source.folder, device=device, dtype=dtype, settings=settings, options=options)
     from avocet.models.salmonn2.checkpoint import load_checkpoint
 
-    if options.given():
-        raise ConfigError(f"model {source.model_id!r} has no settings {', '.join(options.given())}")
-    return load_checkpoint(source.folder, device=device, dtype=dtype)
+    return load_checkpoint(source.folder, device=device, dtype=dtype, options=options)
 
 
 def _find(name: str, revision: str | None) -> _Source:
@@ -147,8 +141,6 @@ def _find(name: str, revision: str | None) -> _Source:
         return _Source(folder=folder, model_id=_NANO, settings_of="")
     if name in _HUB:
         return _from_hub(name, _HUB[name], revision, settings_of=name)
-    if name in _NOT_YET:
-        raise ModelNotFoundError(f"model {name!r} ({_NOT_YET[name]}) has no loader yet; {_loadable()}")
     if name.startswith("server:"):
         raise ModelNotFoundError(f"model {name!r}: captioning through a server is not available yet; {_loadable()}")
     given, _, place = name.partition("@")
@@ -175,6 +167,8 @@ def _from_hub(name: str, repository: str, revision: str | None, settings_of: str
     arguments: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": list(_HUB_FILES)}
     try:
         folder = _cached(snapshot_download, arguments) or Path(snapshot_download(**arguments))
+        if missing := _missing_shards(folder):  # what the client hands out where it has no network
+            raise FileNotFoundError(f"an earlier download was cut short and lacks {listed(missing, 2)}")
     except Exception as error:  # the hub client raises its own, its transport's and the operating system's errors
         reason = " ".join(str(error).split())[:200]
         raise ModelNotFoundError(
@@ -194,11 +188,16 @@ def _cached(download: Any, arguments: dict[str, Any]) -> Path | None:
         folder = Path(download(local_files_only=True, **arguments))
     except LocalEntryNotFoundError:
         return None
+    return folder if any(folder.glob("*.safetensors")) and not _missing_shards(folder) else None
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """Names in the folder's index of weights that have no file."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return folder if any(folder.glob("*.safetensors")) else None
+        return []
     shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return folder if all((folder / shard).is_file() for shard in shards) else None
+    return sorted(shard for shard in shards if not (folder / shard).is_file())
 
 
 def _loadable() -> str:

@@ -32,6 +32,7 @@ from avocet.models.qwen_omni.config import SETTINGS_FILE, Family, ReadingSetting
 from avocet.models.tmrope import position_drift_seconds, prompt_positions, tmrope
 from avocet.records import SAMPLE_RATE, Clip, Sampling
 
+_MIN_FRAMES = 4
 _NOTICEABLE_DRIFT_SECONDS = 0.5
 
 
@@ -39,8 +40,6 @@ class QwenOmniModel(DecoderModel):
     """A `CaptionModel` around a transformers thinker; `checkpoint` loads one."""
 
     world = None
-    min_frames = 4
-    """As in the released data loaders."""
 
     def __init__(self, thinker: Any, tokenizer: Any, family: Family, settings: ReadingSettings) -> None:
         super().__init__()
@@ -86,6 +85,11 @@ class QwenOmniModel(DecoderModel):
     @property
     def max_frames(self) -> int:
         return self.settings.max_frames
+
+    @property
+    def min_frames(self) -> int:  # type: ignore[override]  # a plain attribute elsewhere
+        """As in the released data loaders."""
+        return min(_MIN_FRAMES, self.settings.max_frames)
 
     @property
     def max_pixels(self) -> int | None:
@@ -143,7 +147,8 @@ class QwenOmniModel(DecoderModel):
         embeddings = decoder.embed(ids.to(decoder.embed_device)) * real[..., None]
         rows, deepstack = self._insert_media(prompts, embeddings)
         whole = torch.long if self.axis.whole_positions else torch.float32
-        nexts = [positions[:, row, : int(lengths[row])].max() + 1 for row in range(len(prompts))]
+        # Not after the largest: in training the answer goes on from the last token of the prompt, too.
+        nexts = [positions[0, row, int(lengths[row]) - 1] + 1 for row in range(len(prompts))]
         return Prefix(
             clip_ids=tuple(prompt.clip_id for prompt in prompts),
             embeddings=torch.stack(rows) if rows else embeddings,

@@ -94,8 +94,9 @@ class PlusModel(DecoderModel):
         if tokenizer is not None:
             self.stop_ids = chatml.stop_ids(tokenizer)
         else:
-            named = [config.text.get("eos_token_id"), config.text.get("bos_token_id")]
-            self.stop_ids = tuple(dict.fromkeys(int(token) for token in named if token is not None)) or _FALLBACK_STOP
+            named = config.text.get("eos_token_id")
+            stops = named if isinstance(named, list) else [named]
+            self.stop_ids = tuple(int(token) for token in stops if token is not None) or _FALLBACK_STOP
 
     # What callers need to know before the first verb.
 
