@@ -21,6 +21,7 @@ COMMANDS = MappingProxyType(
         "evaluate": "measure a captioner on a benchmark",
         "theatre": "make or show clips of the procedural theatre, with their exact truth",
         "demo": "stage unseen clips, caption and judge them, write a page with the videos",
+        "convert": "write a checkpoint in another layout, with adapters merged",
         "train": "train a captioner from a recipe, stage by stage",
     }
 )

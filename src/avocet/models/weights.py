@@ -34,6 +34,11 @@ class StoredTensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._places[name].get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> torch.dtype:
+        # An empty slice: the type without the values.
+        empty: torch.Tensor = self._places[name].get_slice(name)[:0] if self.shape(name) else self.read(name)
+        return empty.dtype
+
     def read(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._places[name].get_tensor(name)
         return tensor

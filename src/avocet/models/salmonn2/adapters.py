@@ -51,7 +51,7 @@ def load_adapter(model: PlusModel, folder: str | Path, *, merge: bool = True) ->
             off with `adapter_disabled`.
 
     Returns:
-        Warnings; they are also among `model.notes`, so that captions carry them.
+        Warnings; captions of the model carry them too.
 
     Raises:
         CheckpointError: files are missing, tensors do not fit the model, or PEFT settings that change the arithmetic.
@@ -67,7 +67,7 @@ def load_adapter(model: PlusModel, folder: str | Path, *, merge: bool = True) ->
         _copy_lora(model, stored, lora, folder)
         originals = _replace_modules(model, stored, modules)
     warnings = () if "audio.query_tokens" in modules else (QUERY_WARNING,)
-    model.notes = (*model.notes, *warnings)
+    model.add_notes(warnings)
     if merge:
         merge_lora(model)
     else:

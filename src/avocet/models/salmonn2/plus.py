@@ -81,8 +81,6 @@ class PlusModel(DecoderModel):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.notes: tuple[str, ...] = ()
-        """Warnings that every caption of this model carries."""
         self.replaced: dict[str, torch.Tensor] = {}
         """The base's tensors of modules that an attached adapter replaced."""
         vision_config: Any = Qwen2_5_VLVisionConfig(**copy.deepcopy(config.vision))  # it changes what it is given
@@ -275,7 +273,7 @@ class PlusModel(DecoderModel):
         placeholders = np.where(plan.stream == VISUAL, visual, config.audio_token_id).tolist()
         ids = (*before, config.vision_start_token_id, *placeholders, config.vision_end_token_id, *after)
         media: dict[str, Any] = {"frame_pixels": config.frame_pixels, "audio_tokens_shown": plan.num_audio_tokens}
-        warnings = [*clip.warnings, *released.warnings, *self.notes]
+        warnings = [*clip.warnings, *released.warnings, *config.notes]
         room = self.language_decoder().max_positions - len(ids)
         if room < config.max_new_tokens:
             warnings.append(
@@ -296,6 +294,6 @@ class PlusModel(DecoderModel):
             warnings=tuple(warnings),
         )
 
-    def with_config(self, **changes: Any) -> None:
-        """Change how clips are read (not sizes)."""
-        self.config = dataclasses.replace(self.config, **changes)
+    def add_notes(self, notes: Sequence[str]) -> None:
+        """Warnings that every caption of this model carries from now on, also after saving and loading."""
+        self.config = dataclasses.replace(self.config, notes=tuple(dict.fromkeys((*self.config.notes, *notes))))

@@ -65,6 +65,8 @@ class PlusConfig(Record):
         "of time."
     )
     max_new_tokens: int = 1024
+    notes: tuple[str, ...] = ()
+    """What every caption of these weights must say."""
     released: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The `config.json` of the release, so that its layout can be written again."""
 
