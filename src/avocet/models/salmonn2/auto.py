@@ -71,9 +71,8 @@ class Salmonn2AutoModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         kwargs.pop("trust_remote_code", None)
         unknown = sorted(set(kwargs) - _HUB_ARGUMENTS)
         if unknown or args or not isinstance(device, str | torch.device):
-            raise ConfigError(
-                f"{OWN_TYPE} takes dtype and device_map (one device) of from_pretrained, not {unknown or args or device}"
-            )
+            given = unknown or args or device
+            raise ConfigError(f"from_pretrained of {OWN_TYPE} takes dtype and device_map (one device), not {given}")
         find_variant(folder)
         model = load_checkpoint(folder, device=device, dtype=dtype)
         return cls(Salmonn2AutoConfig.from_folder(folder), model)
