@@ -1,12 +1,18 @@
-"""`avocet inspect FILE...`: what is read from a media file, for people or, with `--json`, for programs."""
+"""`avocet inspect FILE...`: what is read from a media file and what a model makes of it.
+
+A table for people, JSON lines for programs (`--json`), a page with picture, sound and tokens on one time axis
+(`--html`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -15,9 +21,13 @@ from avocet.errors import ConfigError, LayoutError, MediaError
 from avocet.records import SAMPLE_RATE, AudioPolicy
 
 if TYPE_CHECKING:
-    from avocet.models.interface import CaptionModel
+    from avocet.captioning.captioner import Captioner
+    from avocet.models.interface import Prompt
     from avocet.models.layout import TokenPlan
     from avocet.records import Clip
+    from avocet.review.clip_page import ClipView
+
+_MODEL_FLAGS = ("layout", "patch_pixels", "total_pixels")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +38,17 @@ class InspectArguments:
     """Media files or URLs."""
     json: bool = False
     """Print one JSON object per file and line."""
+    html: Path | None = None
+    """Write a page that shows it: the page's path for one file, a folder for several or where it exists. Pages that
+    are there are replaced."""
     model: str | None = None
     """Show also what this model makes of it: its frame rate, and the order and times of its media tokens."""
+    layout: str | None = None
+    """With --model: another layout rule of the model ("tmrope" or "released" for the Qwen-Omni family)."""
+    patch_pixels: int | None = None
+    """With --model: the most pixels of a temporal patch."""
+    total_pixels: int | None = None
+    """With --model: the most pixels of all temporal patches of a clip together."""
     fps: float | None = None
     """Frames per second to sample; 2, or what the model asks for."""
     max_frames: int | None = None
@@ -45,18 +64,19 @@ class InspectArguments:
 
 
 def main(argv: list[str]) -> int:
-    """Run `avocet inspect`. Returns 2 when a file could not be read, after printing all others."""
+    """Run `avocet inspect`. Returns 2 when a file could not be read, after showing all others."""
     arguments = tyro.cli(
         InspectArguments, args=argv, prog="avocet inspect", config=(FlagCreatePairsOff,), description=__doc__
     )
     if not arguments.files:
         print("avocet inspect: name at least one media file", file=sys.stderr)
         return 2
-    model = _load(arguments.model) if arguments.model else None
+    pages = page_paths(arguments.files, arguments.html) if arguments.html is not None else None
+    captioner = _load(arguments)
     num_failed = 0
-    for path in arguments.files:
+    for place, path in enumerate(arguments.files):
         try:
-            clip = _open(path, arguments, model)
+            clip = _open(path, arguments, captioner)
         except ConfigError as error:  # the arguments are wrong for every file
             print(f"avocet inspect: {error}", file=sys.stderr)
             return 2
@@ -65,51 +85,125 @@ def main(argv: list[str]) -> int:
             num_failed += 1
             continue
         try:
-            layout = model.prepare(clip, model.default_instruction).layout if model else None
+            prompt = captioner.model.prepare(clip, captioner.model.default_instruction) if captioner else None
         except (ConfigError, LayoutError) as error:  # the model cannot take this one clip
             print(f"avocet inspect: {_plain(path)}: {_plain(str(error))}", file=sys.stderr)
             num_failed += 1
             continue
-        if arguments.json:
-            facts = clip_facts(clip)
-            if layout is not None and model is not None:
-                facts["layout"] = layout_facts(layout, model.layout_rule)
-            print(json.dumps(facts, ensure_ascii=False), flush=True)
-        else:
-            _print_table(clip, [] if layout is None else layout_lines(layout))
+        _show(arguments, clip, prompt, captioner, None if pages is None else pages[place])
     return 2 if num_failed else 0
 
 
+def _show(
+    arguments: InspectArguments, clip: Clip, prompt: Prompt | None, captioner: Captioner | None, page: Path | None
+) -> None:
+    if arguments.json:
+        facts = clip_facts(clip)
+        if prompt is not None and captioner is not None:
+            facts |= model_facts(prompt, captioner)
+            facts["warnings"] = list(_view(clip, prompt, captioner).all_warnings)
+        print(json.dumps(facts, ensure_ascii=False), flush=True)
+    else:
+        _print_table(clip, prompt, captioner)
+    if page is not None:
+        from avocet.review.clip_page import write_clip_page
+
+        print(
+            f"avocet inspect: wrote {_plain(str(write_clip_page(page, _view(clip, prompt, captioner))))}",
+            file=sys.stderr,
+        )
+
+
+def page_paths(files: Sequence[str], out: Path) -> list[Path]:
+    """Where each file's page goes: `out` for one file, else `out`/NAME.html with a number where names repeat.
+
+    Raises `ConfigError` when a page would replace one of the files, or a file stands where the folder should.
+    """
+    if len(files) == 1 and not out.is_dir():
+        paths = [out]
+    else:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"--html {out} is a file; the pages of {len(files)} files need a folder")
+        paths, taken = [], set()
+        for file in files:
+            stem = name = Path(urlsplit(file).path if "://" in file else file).stem or "clip"
+            repeats = 1
+            while name.casefold() in taken:
+                repeats += 1
+                name = f"{stem}-{repeats}"
+            taken.add(name.casefold())
+            paths.append(out / f"{name}.html")
+    given = {Path(file).resolve() for file in files}
+    for path in paths:
+        if path.resolve() in given:
+            raise ConfigError(f"--html {path} would replace the file that is to be inspected; name another")
+    return paths
+
+
+def model_facts(prompt: Prompt, captioner: Captioner) -> dict[str, Any]:
+    """What the model makes of a clip, as JSON types: "model", "prompt" and "layout"."""
+    text = _prompt_text(prompt, captioner)
+    num_tokens = len(prompt.token_ids)
+    return {
+        "model": {"id": captioner.model_id, "revision": captioner.revision},
+        "prompt": {
+            "num_tokens": num_tokens,
+            "num_visual_tokens": prompt.layout.num_visual_tokens,
+            "num_audio_tokens": prompt.layout.num_audio_tokens,
+            "num_text_tokens": num_tokens - len(prompt.layout),
+            "frames_shape": list(prompt.frames.shape),
+            "mel_shape": None if prompt.mel is None else list(prompt.mel.shape),
+            "media": dict(prompt.media),
+            "instruction": prompt.instruction,
+            "text": None if text is None else [list(piece) for piece in text],
+        },
+        "layout": layout_facts(prompt.layout, captioner.model.layout_rule),
+    }
+
+
 def layout_facts(layout: TokenPlan, rule: str) -> dict[str, Any]:
-    """The token plan as JSON types: one [stream, start_seconds, end_seconds] per media token, in order."""
-    streams = ["visual" if stream == 0 else "audio" for stream in layout.stream]
+    """The token plan as JSON types.
+
+    "tokens" has one [stream, start_seconds, end_seconds] per media token, in order, followed by its three rotary
+    positions [time, height, width] where the rule has them.
+    """
+    from avocet.review.token_runs import STREAM_NAMES, largest_position_distance, largest_reading_gap, token_runs
+
+    streams = [STREAM_NAMES[stream] for stream in layout.stream]
     starts, ends = layout.start_seconds.round(6).tolist(), layout.end_seconds.round(6).tolist()
+    places = [] if layout.positions is None else layout.positions.tolist()
+    gap, distance = largest_reading_gap(token_runs(layout)), largest_position_distance(layout)
     return {
         "rule": rule,
         "num_visual_tokens": layout.num_visual_tokens,
         "num_audio_tokens": layout.num_audio_tokens,
-        "tokens": [list(token) for token in zip(streams, starts, ends, strict=True)],
+        "largest_reading_gap_seconds": None if gap is None else round(gap.value, 6),
+        "largest_position_distance": None if distance is None else distance.value,
+        "positions_range": {
+            axis: [min(values), max(values)] for axis, values in zip(("time", "height", "width"), places, strict=False)
+        }
+        or None,
+        "end_position": layout.end_position,
+        "tokens": [list(token) for token in zip(streams, starts, ends, *places, strict=True)],
     }
 
 
 def layout_lines(layout: TokenPlan) -> list[str]:
     """The token plan in words, a line for each run of tokens of one stream and, for frames, of one time."""
-    runs: list[list[Any]] = []  # [stream, start, end, count]
-    for stream, start, end in zip(
-        layout.stream.tolist(), layout.start_seconds.tolist(), layout.end_seconds.tolist(), strict=True
-    ):
-        last = runs[-1] if runs else None
-        if last and last[0] == stream and (stream == 1 or last[1] == start):
-            last[2], last[3] = end, last[3] + 1
-        else:
-            runs.append([stream, start, end, 1])
-    names = ("visual", "audio")
-    return [f"{count:3} {names[stream]:<6} {_number(start)} to {_number(end)} s" for stream, start, end, count in runs]
+    from avocet.review.clip_facts import number
+    from avocet.review.token_runs import token_runs
+
+    return [
+        f"{run.count:3} {run.name:<6} {number(run.start_seconds)} to {number(run.end_seconds)} s"
+        for run in token_runs(layout)
+    ]
 
 
 def clip_facts(clip: Clip) -> dict[str, Any]:
     """Everything about a clip but its pixels and samples, as JSON types; levels are dBFS, None for digital silence."""
-    peak, loudness = _levels(clip)
+    from avocet.review.clip_facts import levels
+
+    peak, loudness = levels(clip)
     return {
         "id": clip.id,
         "path": clip.source.path,
@@ -129,15 +223,24 @@ def clip_facts(clip: Clip) -> dict[str, Any]:
     }
 
 
-def _load(name: str) -> CaptionModel:
-    from avocet.models.registry import load_model
+def _load(arguments: InspectArguments) -> Captioner | None:
+    given = {name: value for name in _MODEL_FLAGS if (value := getattr(arguments, name)) is not None}
+    if arguments.model is None:
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"{flags}: only with --model, it is the model that has such a setting")
+        return None
+    from avocet.captioning.captioner import Captioner
+    from avocet.models.registry import ModelOptions, load_model
 
-    return load_model(name, device="auto", dtype="auto", revision=None).model
+    loaded = load_model(arguments.model, device="auto", dtype="auto", revision=None, options=ModelOptions(**given))
+    return Captioner(loaded.model, loaded.model_id, loaded.revision)
 
 
-def _open(path: str, arguments: InspectArguments, model: CaptionModel | None) -> Clip:
+def _open(path: str, arguments: InspectArguments, captioner: Captioner | None) -> Clip:
     from avocet.media import open_clip
 
+    model = captioner.model if captioner else None
     fps, max_frames = (model.clip_fps, model.max_frames) if model else (2.0, 768)
     max_pixels = model.max_pixels if model else None
     return open_clip(
@@ -151,77 +254,61 @@ def _open(path: str, arguments: InspectArguments, model: CaptionModel | None) ->
     )
 
 
-def _levels(clip: Clip) -> tuple[float | None, float | None]:
-    """Peak and root mean square of the waveform in dBFS; None where there is nothing to measure."""
-    import numpy as np
+def _view(clip: Clip, prompt: Prompt | None, captioner: Captioner | None) -> ClipView:
+    from avocet.review.clip_page import ClipView
 
-    if clip.waveform is None or not len(clip.waveform):
-        return None, None
-    peak = float(np.abs(clip.waveform).max())
-    loudness = float(np.sqrt(np.mean(np.square(clip.waveform, dtype=np.float64))))
-    return _decibels(peak), _decibels(loudness)
+    if prompt is None or captioner is None:
+        return ClipView(clip=clip)
+    world_warning = captioner.world_warning(clip)
+    return ClipView(
+        clip=clip,
+        prompt=prompt,
+        model_id=captioner.model_id,
+        revision=captioner.revision,
+        layout_rule=captioner.model.layout_rule,
+        prompt_text=_prompt_text(prompt, captioner),
+        warnings=() if world_warning is None else (world_warning,),
+    )
 
 
-def _decibels(amplitude: float) -> float | None:
-    return round(20 * math.log10(amplitude), 1) if amplitude > 0 else None
+def _prompt_text(prompt: Prompt, captioner: Captioner) -> list[tuple[str, int]] | None:
+    from avocet.review.token_runs import prompt_pieces
+
+    tokenizer = captioner.model.tokenizer
+    return None if tokenizer is None else prompt_pieces(prompt.token_ids, tokenizer)
 
 
-def _print_table(clip: Clip, layout: list[str]) -> None:
+def _print_table(clip: Clip, prompt: Prompt | None, captioner: Captioner | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from avocet.review.clip_facts import clip_rows, source_rows
+
+    tags = [(f"tag {key}", value) for key, value in clip.source.tags.items() if key.lower() in ("title", "comment")]
+    rows = [*source_rows(clip), *tags, *clip_rows(clip)]
+    if prompt is not None and captioner is not None:
+        rows += _model_rows(prompt, captioner)
+    # A view brings PyTorch along, which takes a second and is there already only when a model is.
+    warnings = clip.warnings if prompt is None else _view(clip, prompt, captioner).all_warnings
+    rows += [("warning", warning) for warning in warnings]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.title = Text(_plain(clip.source.path), style="bold")
-    for name, value in _rows(clip):
-        table.add_row(Text(name, style="dim"), Text(value, style="yellow" if name == "warning" else ""))
-    for number, line in enumerate(layout):
+    for name, value in rows:
+        table.add_row(Text(_plain(name), style="dim"), Text(_plain(value), style="yellow" if name == "warning" else ""))
+    for number, line in enumerate([] if prompt is None else layout_lines(prompt.layout)):
         table.add_row(Text("tokens" if number == 0 else "", style="dim"), line)
     Console(highlight=False, soft_wrap=True).print(table)
 
 
-def _rows(clip: Clip) -> list[tuple[str, str]]:
-    source = clip.source
-    rows = [("container", f"{source.container}, {_number(source.duration_seconds)} s")]
-    if source.start_time_seconds:
-        rows.append(("starts at", f"{_number(source.start_time_seconds)} s (raw timestamp, shown as 0)"))
-    if source.video_codec is not None:
-        turned = f", turned {source.rotation_degrees} degrees counterclockwise" if source.rotation_degrees else ""
-        rate = f", {_number(source.average_fps)} frames/s" if source.average_fps else ""
-        rows.append(("video", f"{source.video_codec}, {source.width}x{source.height}{rate}{turned}"))
-    if source.audio_codec is not None:
-        rows.append(("audio", f"{source.audio_codec}, {source.audio_sample_rate} Hz, {source.audio_channels} channels"))
-    rows += [
-        (f"tag {_plain(key)}", _plain(value))
-        for key, value in source.tags.items()
-        if key.lower() in ("title", "comment")
-    ]
-    rows.append(("interval", f"{_number(clip.start_seconds)} to {_number(clip.end_seconds)} s"))
-    rows.append(("frames", _frames_line(clip)))
-    rows.append(("sound", _sound_line(clip)))
-    return rows + [("warning", _plain(warning)) for warning in clip.warnings]
+def _model_rows(prompt: Prompt, captioner: Captioner) -> list[tuple[str, str]]:
+    from avocet.review.clip_page import alignment_lines
 
-
-def _frames_line(clip: Clip) -> str:
-    if not clip.num_frames:
-        return "none"
-    times = [_number(float(time)) for time in clip.frame_times_seconds]
-    if len(times) > 8:
-        times = [*times[:4], "...", *times[-2:]]
-    return f"{clip.num_frames} of {clip.frames.shape[3]}x{clip.frames.shape[2]} at {' '.join(times)} s"
-
-
-def _sound_line(clip: Clip) -> str:
-    if clip.waveform is None:
-        return clip.audio_status
-    peak, loudness = _levels(clip)
-    levels = "digital silence" if peak is None else f"peak {peak:.1f} dBFS, RMS {loudness:.1f} dBFS"
-    seconds = _number(len(clip.waveform) / SAMPLE_RATE)
-    return f"{clip.audio_status}, {seconds} s ({len(clip.waveform)} samples at 16 kHz mono), {levels}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".rstrip("0").rstrip(".")
+    plan = prompt.layout
+    num_text = len(prompt.token_ids) - len(plan)
+    counts = f"{plan.num_visual_tokens} visual, {plan.num_audio_tokens} audio and {num_text} text tokens"
+    rows = [("model", f"{captioner.model_id} ({captioner.revision}), layout {captioner.model.layout_rule}")]
+    return [*rows, ("prompt", counts), *(("timing", sentence) for _, sentence in alignment_lines(plan))]
 
 
 def _plain(text: str) -> str:

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import mimetypes
 from collections.abc import Sequence
-from html import escape
-from importlib import resources
 from pathlib import Path
 
-from avocet.captioning.formats import printable
 from avocet.errors import ConfigError
+from avocet.review._html import document, figure_list, text, warning_list, write_html
 
 _MAX_EMBEDDED_BYTES = 64 * 2**20
 
@@ -72,65 +69,40 @@ _KINDS = (
 def write_page(path: str | Path, page: Page) -> Path:
     """Write `page` as one HTML file and return its path; its folder is created.
 
-    Raises `ConfigError` when a video is too large to be embedded.
+    Raises `ConfigError` when a video is too large to be embedded, or the path cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_page(page), encoding="utf-8")
-    return path
+    return write_html(path, render_page(page))
 
 
 def render_page(page: Page) -> str:
     """The whole page as HTML text."""
-    style = resources.files("avocet").joinpath("assets/review/page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; media-src data:; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    figures = "".join(f"<div><dt>{_text(what)}</dt><dd>{_text(number)}</dd></div>" for number, what in page.figures)
     clips = "\n".join(_clip(clip, number) for number, clip in enumerate(page.clips, start=1))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{_text(page.title)}</title>
-<link rel="icon" href="data:,">
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{_text(page.title)}</h1>
-<p class="lead">{_text(page.lead)}</p>
-{f'<dl class="figures">{figures}</dl>' if figures else ""}
+    body = f"""<header>
+<h1>{text(page.title)}</h1>
+<p class="lead">{text(page.lead)}</p>
+{figure_list(page.figures)}
 {_legend()}
 </header>
 <main>
 {clips}
 </main>
-<footer><p>{_text(page.footer)}</p></footer>
-</body>
-</html>
-"""
+<footer><p>{text(page.footer)}</p></footer>"""
+    return document(title=page.title, body=body)
 
 
 def _clip(clip: PageClip, number: int) -> str:
-    facts = "".join(f"<li>{_text(fact)}</li>" for fact in clip.facts)
-    warnings = "".join(f'<p class="warning"><strong>Warning</strong> {_text(warning)}</p>' for warning in clip.warnings)
+    facts = "".join(f"<li>{text(fact)}</li>" for fact in clip.facts)
     return f"""<article aria-labelledby="clip-{number}">
-<h2 id="clip-{number}">{_text(clip.title)}</h2>
+<h2 id="clip-{number}">{text(clip.title)}</h2>
 <div class="columns">
 <figure>
-<video controls preload="auto" src="{_data_uri(clip.video_path)}" aria-label="{_text(clip.title)}"></video>
+<video controls preload="auto" src="{_data_uri(clip.video_path)}" aria-label="{text(clip.title)}"></video>
 <figcaption><ul class="facts">{facts}</ul></figcaption>
 </figure>
 <div class="texts">
-<section><h3>Truth</h3><p>{_text(clip.truth)}</p></section>
-<section><h3>Caption</h3><p>{_text(clip.caption) or "<em>(empty)</em>"}</p></section>
-{warnings}
+<section><h3>Truth</h3><p>{text(clip.truth)}</p></section>
+<section><h3>Caption</h3><p>{text(clip.caption) or "<em>(empty)</em>"}</p></section>
+{warning_list(clip.warnings)}
 {_chips(clip.findings)}
 </div>
 </div>
@@ -142,7 +114,7 @@ def _chips(findings: Findings | None) -> str:
         return '<p class="unjudged">This caption was not judged.</p>'
     chips = [
         f'<li class="{kind}"><span class="sign" aria-hidden="true">{sign}</span>'
-        f'<span class="kind">{label}</span> {_text(event)}</li>'
+        f'<span class="kind">{label}</span> {text(event)}</li>'
         for kind, sign, label in _KINDS
         for event in getattr(findings, kind)
     ]
@@ -155,10 +127,6 @@ def _legend() -> str:
         for kind, sign, label in _KINDS
     )
     return f'<ul class="chips legend" aria-label="Signs">{items}</ul>'
-
-
-def _text(text: str) -> str:
-    return escape(printable(text), quote=True)
 
 
 def _data_uri(path: Path) -> str:
