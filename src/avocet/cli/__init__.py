@@ -18,6 +18,7 @@ COMMANDS = MappingProxyType(
     {
         "caption": "caption video files or folders, with their sound",
         "inspect": "show what is read from a media file: frames, times, sound, warnings",
+        "probe": "does a model use sound and picture? (--parity: is our path transformers' own?)",
         "evaluate": "measure a captioner on a benchmark",
         "theatre": "make or show clips of the procedural theatre, with their exact truth",
         "demo": "stage unseen clips, caption and judge them, write a page with the videos",
