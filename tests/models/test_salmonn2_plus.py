@@ -20,10 +20,10 @@ from avocet.models.qwen_omni.tiny import tiny_tokenizer
 from avocet.models.registry import ModelOptions, load_model
 from avocet.models.salmonn2 import load_checkpoint
 from avocet.models.salmonn2.checkpoint import find_variant
-from avocet.models.salmonn2.config import AudioSettings, QFormerSettings
 from avocet.models.salmonn2.plus import PlusModel
-from avocet.models.salmonn2.plus_config import PlusConfig, read_plus_config
+from avocet.models.salmonn2.plus_config import read_plus_config
 from avocet.models.salmonn2.plus_loading import empty_model, our_name, released_name, write_released
+from avocet.models.salmonn2.tiny import tiny_plus, tiny_plus_config
 from avocet.records import SAMPLE_RATE, Clip, Sampling, SourceFacts
 
 TOKENIZER = tiny_tokenizer("qwen3-omni")
@@ -33,68 +33,9 @@ def _id(token: str) -> int:
     return int(TOKENIZER.get_vocab()[token])
 
 
-def tiny_config(**changes: Any) -> PlusConfig:
-    """Width 32, visual tokens of 28 x 28 pixels, 60 audio tokens per 30 s."""
-    config = PlusConfig(
-        text={
-            "vocab_size": len(TOKENIZER),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "rms_norm_eps": 1e-6,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
-        },
-        vision={
-            "depth": 2,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 56,
-            "out_hidden_size": 32,
-            "fullatt_block_indexes": [1],
-        },
-        audio=AudioSettings(
-            num_mel_bins=128,
-            hop_length=160,
-            n_fft=400,
-            hidden_size=16,
-            num_layers=1,
-            num_heads=2,
-            intermediate_size=32,
-            window_seconds=0.5,
-        ),
-        qformer=QFormerSettings(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32),
-        image_token_id=_id("<|image_pad|>"),
-        video_token_id=_id("<|video_pad|>"),
-        audio_token_id=_id("<|audio_pad|>"),
-        vision_start_token_id=_id("<|vision_start|>"),
-        vision_end_token_id=_id("<|vision_end|>"),
-        frame_pixels=784,
-        max_new_tokens=8,
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def make_model(**changes: Any) -> PlusModel:
-    config = tiny_config(**changes)
-    model = empty_model(config, TOKENIZER, torch.device("cpu"), torch.float32)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            std = 0.2 if parameter.ndim > 1 else 0.05
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model() -> PlusModel:
-    return make_model()
+    return tiny_plus()
 
 
 def make_clip(
@@ -138,7 +79,7 @@ CLIPS: dict[str, Callable[[], Clip]] = {
 
 @pytest.mark.parametrize("layout", ["released", "train", "corrected"])
 def test_a_batch_of_all_kinds_of_clips_equals_one_by_one(layout):
-    model = make_model(layout=layout)
+    model = tiny_plus(layout=layout)
     prompts = [model.prepare(make(), "What happens?") for make in CLIPS.values()]
     with torch.no_grad():
         batch = model.encode(prompts)
@@ -170,7 +111,7 @@ def test_what_each_kind_of_clip_becomes(model):
         "image and sound": (6, 60),
         "odd number of frames": (24, 60),
     }
-    corrected = make_model(layout="corrected")
+    corrected = tiny_plus(layout="corrected")
     assert corrected.prepare(make_clip("both"), "x").layout.num_audio_tokens == 8  # 4 s, 0.5 s each
     assert "fails here" in " ".join(model.prepare(CLIPS["sound ends before a 30 s boundary"](), "x").warnings)
 
@@ -188,13 +129,13 @@ def test_the_prompt_is_chatml_around_one_block(model):
 
 
 def test_the_layout_is_recorded():
-    names = [make_model(layout=layout).layout_rule for layout in ("released", "train", "corrected")]
+    names = [tiny_plus(layout=layout).layout_rule for layout in ("released", "train", "corrected")]
     assert names == ["salmonn2_plus/released_generate", "salmonn2_plus/train", "salmonn2_plus/corrected"]
-    assert tiny_config().changed(ModelOptions(layout="train", fps=2.0, max_frames=8)).min_frames == 8
+    assert tiny_plus_config().changed(ModelOptions(layout="train", fps=2.0, max_frames=8)).min_frames == 8
     with pytest.raises(ConfigError, match="layout must be one of released, train, corrected, got 'tmrope'"):
-        tiny_config().changed(ModelOptions(layout="tmrope"))
+        tiny_plus_config().changed(ModelOptions(layout="tmrope"))
     with pytest.raises(ConfigError, match="no total_pixels"):
-        tiny_config().changed(ModelOptions(total_pixels=100))
+        tiny_plus_config().changed(ModelOptions(total_pixels=100))
 
 
 def test_scores_of_samples_from_one_prefill(model):
@@ -220,7 +161,7 @@ def test_five_minutes(model):
 
 
 def test_a_full_decoder_is_announced():
-    small = make_model(max_new_tokens=4000)
+    small = tiny_plus(max_new_tokens=4000)
     (warning,) = small.prepare(make_clip("both"), "x").warnings
     assert "leaves" in warning
     assert "4096" in warning
@@ -229,11 +170,11 @@ def test_a_full_decoder_is_announced():
 def test_no_media():
     empty = dataclasses.replace(make_clip("nothing", sound_seconds=0, num_frames=0))
     with pytest.raises(LayoutError, match="neither frames nor sound"):
-        make_model().prepare(empty, "x")
+        tiny_plus().prepare(empty, "x")
 
 
 def test_lora_is_the_identity_until_trained(model):
-    model = make_model()
+    model = tiny_plus()
     prompt = model.prepare(make_clip("both"), "x")
 
     @torch.no_grad()
@@ -294,7 +235,7 @@ def test_auto_classes(model, folder, tmp_path):
 
 def released_config(**changes: Any) -> dict[str, Any]:
     """A `config.json` of a release for the tiny model."""
-    config = tiny_config()
+    config = tiny_plus_config()
     audio, qformer = config.audio, config.qformer
     return {
         "model_type": "qwen2_5_vl",
