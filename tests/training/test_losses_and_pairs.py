@@ -52,19 +52,37 @@ def test_gdpo_without_ce_is_dpo() -> None:
         gdpo_loss(*sums, torch.zeros(2, 3), torch.zeros(2, 3))
 
 
+NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+
+
 @pytest.mark.skipif(not ARITHMETIC.exists(), reason="reference values are not here")
-def test_gdpo_equals_the_released_code() -> None:
+def test_golden_gdpo_arithmetic() -> None:
     data = json.loads(ARITHMETIC.read_text())
+    batch: dict[str, list[float]] = {}
     for case in data["cases"]:
-        names = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
-        sums = [torch.tensor([math.fsum(case[name])], dtype=torch.float64) for name in names]
-        truth = torch.tensor([case["policy_gt"]], dtype=torch.float64)
+        sums = [torch.tensor([math.fsum(case[name])], dtype=torch.float64, requires_grad=True) for name in NAMES]
+        truth = torch.tensor([case["policy_gt"]], dtype=torch.float64, requires_grad=True)
         loss, metrics = gdpo_loss(*sums, truth, torch.ones_like(truth), data["beta"], data["ce_weight"])
         expected = case["expected"]
-        assert loss.item() == pytest.approx(expected["total_loss"], abs=1e-9)
-        assert metrics["dpo"] == pytest.approx(expected["dpo_loss"], abs=1e-9)
-        assert metrics["ce"] == pytest.approx(expected["ce_gt_token_mean"], abs=1e-9)
-        assert metrics["reward_margin"] == pytest.approx(expected["reward_margin"], abs=1e-9)
+        for ours, theirs in (("dpo", "dpo_loss"), ("ce", "ce_gt_token_mean"), ("loss", "total_loss")):
+            assert metrics[ours] == pytest.approx(expected[theirs], abs=1e-9)
+            batch.setdefault(theirs, []).append(metrics[ours])
+        for name in ("reward_chosen", "reward_rejected", "reward_margin", "accuracy"):
+            assert metrics[name] == pytest.approx(expected[name], abs=1e-9)
+            batch.setdefault(name, []).append(metrics[name])
+        loss.backward()  # type: ignore[no-untyped-call]
+        for total, name in zip(sums[:2], NAMES[:2], strict=True):
+            assert total.grad.item() == pytest.approx(expected[f"d_dpo_d_sum_{name}"], abs=1e-9)  # type: ignore[union-attr]
+        assert all(total.grad is None for total in sums[2:])  # the reference is not trained
+        each = torch.full_like(truth, expected["d_total_d_each_gt_logp"])
+        torch.testing.assert_close(truth.grad, each, atol=1e-9, rtol=0)
+        for kind, official in case["official"].items():
+            tolerance = 1e-9 if kind.endswith("float64") else 1e-5
+            assert metrics["dpo"] == pytest.approx(official["dpo_loss"], abs=tolerance)
+            for name in ("reward_chosen", "reward_rejected"):
+                assert metrics[name] == pytest.approx(official[name], abs=tolerance)
+    for name, mean in data["batch_mean"].items():
+        assert sum(batch[name]) / len(batch[name]) == pytest.approx(mean, abs=1e-9)
 
 
 def test_group_advantages_by_hand() -> None:

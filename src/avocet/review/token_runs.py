@@ -167,4 +167,6 @@ def prompt_pieces(token_ids: Sequence[int], tokenizer: Any) -> list[tuple[str, i
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False))
+    text = str(tokenizer.decode(ids, skip_special_tokens=False))
+    # Some models' placeholders are no tokens of the vocabulary.
+    return text or "[placeholder]"

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from avocet.errors import CheckpointError, ConfigError, RecordError
 from avocet.models.loading import listed, read_config, resolve_device, resolve_dtype
 from avocet.models.registry import ModelOptions
+from avocet.models.salmonn2 import towers
 from avocet.models.salmonn2.config import Salmonn2Config
 from avocet.models.salmonn2.modeling import Salmonn2Model
 from avocet.models.salmonn2.saving import CONFIG_FILE, TIED_KEY, TOKENIZER_FILE, WEIGHTS_FILE
@@ -122,7 +122,7 @@ def _load_paper(folder: Path, device: str | torch.device, dtype: str | torch.dty
         model = Salmonn2Model(config, tokenizer)
     model = model.to(resolve_dtype(dtype, device)).to_empty(device=device)
     model.decoder.tie_weights()
-    _restore_buffers(model, device)
+    towers.restore_buffers(model.vision, model.decoder, device)
     _read_weights(model, _existing(folder, WEIGHTS_FILE))
     return model.eval()
 
@@ -141,14 +141,6 @@ def _read_config(folder: Path) -> Salmonn2Config:
         return Salmonn2Config.from_dict(read_config(folder))
     except (RecordError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
-
-
-def _restore_buffers(model: Salmonn2Model, device: torch.device) -> None:
-    """Recompute what checkpoints do not store and an empty model therefore lacks; float32 whatever the weights are."""
-    embeddings = model.vision.embeddings
-    positions = torch.arange(embeddings.num_positions, device=device)[None]
-    embeddings.register_buffer("position_ids", positions, persistent=False)
-    model.decoder.model.rotary_emb = Qwen2RotaryEmbedding(config=model.decoder.config).to(device)
 
 
 def _read_weights(model: Salmonn2Model, path: Path) -> None:

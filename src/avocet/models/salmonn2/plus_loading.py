@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from avocet.errors import CheckpointError
-from avocet.models.loading import quiet_transformers, read_config, resolve_device, resolve_dtype
+from avocet.models.loading import folder_tokenizer, read_config, resolve_device, resolve_dtype
 from avocet.models.registry import ModelOptions
 from avocet.models.salmonn2.plus import PlusModel
 from avocet.models.salmonn2.plus_config import PlusConfig, PlusLayout, read_plus_config
@@ -162,15 +162,9 @@ def check_position_ids(stored: StoredTensors, name: str, folder: Path) -> None:
 
 def _tokenizer(folder: Path, config: PlusConfig) -> Any:
     """The folder's tokenizer with the audio placeholder, None without tokenizer files."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    tokenizer = folder_tokenizer(folder)
+    if tokenizer is None:
         return None
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its many parsers raise
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({type(error).__name__}: {error})") from error
     if "<|audio_pad|>" not in tokenizer.get_vocab():
         tokenizer.add_tokens(["<|audio_pad|>"], special_tokens=True)
     found = tokenizer.get_vocab()["<|audio_pad|>"]

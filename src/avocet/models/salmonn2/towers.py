@@ -19,6 +19,7 @@ from transformers import (
     SiglipVisionModel,
     WhisperConfig,
 )
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from avocet.models.attention import ATTENTION
@@ -140,6 +141,13 @@ def build_decoder(settings: DecoderSettings) -> Qwen2ForCausalLM:
         **_ATTENTION,
     )
     return Qwen2ForCausalLM(config)
+
+
+def restore_buffers(vision: SiglipVisionModel, decoder: Qwen2ForCausalLM, device: torch.device) -> None:
+    """Compute anew what checkpoints do not store and an empty model lacks; float32 whatever the weights are."""
+    positions = torch.arange(vision.embeddings.num_positions, device=device)[None]
+    vision.embeddings.register_buffer("position_ids", positions, persistent=False)
+    decoder.model.rotary_emb = Qwen2RotaryEmbedding(config=decoder.config).to(device)
 
 
 def merge_patches(features: torch.Tensor, merge: int) -> torch.Tensor:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from avocet.errors import CheckpointError, ConfigError, RecordError
-from avocet.models.loading import quiet_transformers, read_config, resolve_device, resolve_dtype
+from avocet.models.loading import folder_tokenizer, read_config, resolve_device, resolve_dtype
 from avocet.models.registry import ModelOptions
+from avocet.models.salmonn2 import towers
 from avocet.models.salmonn2.released_keys import (
     POSITION_IDS,
     Rules,
@@ -139,12 +139,7 @@ def empty_model(
         return model
     model = model.to_empty(device=place)
     model.decoder.tie_weights()
-    # What checkpoints do not store and an empty model lacks; float32 whatever the weights are.
-    embeddings = model.vision.embeddings
-    embeddings.register_buffer(
-        "position_ids", torch.arange(embeddings.num_positions, device=place)[None], persistent=False
-    )
-    model.decoder.model.rotary_emb = Qwen2RotaryEmbedding(config=model.decoder.config).to(place)
+    towers.restore_buffers(model.vision, model.decoder, place)
     return model
 
 
@@ -181,19 +176,6 @@ def write_released(model: V1Model, folder: str | Path, dtype: torch.dtype | None
 def tied_keys(config: V1Config) -> frozenset[str]:
     """Names of our state that a checkpoint need not have."""
     return frozenset({TIED_KEY}) if config.decoder.tie_embeddings else frozenset()
-
-
-def folder_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer, None without tokenizer files. Raises `CheckpointError` for unreadable ones."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its many parsers raise
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _own_config(data: Mapping[str, Any], folder: Path, sizes: Mapping[str, int] | None) -> V1Config:

@@ -21,14 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from avocet.errors import CheckpointError
-from avocet.models.loading import listed, read_config
+from avocet.models.loading import folder_tokenizer, listed, read_config
 from avocet.models.lora import add_lora
 from avocet.models.registry import ModelOptions
 from avocet.models.salmonn2.v1 import V1Model
 from avocet.models.salmonn2.v1_config import V1Rule
 from avocet.models.salmonn2.v1_loading import (
     empty_model,
-    folder_tokenizer,
     our_name,
     reading_config,
     released_config,
