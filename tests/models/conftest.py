@@ -1,17 +1,20 @@
-"""A video-SALMONN 2 small enough to run in milliseconds, and clips for it."""
+"""Models of both families small enough to run in milliseconds, and clips for them."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from avocet.models.qwen_omni.modeling import QwenOmniModel
+from avocet.models.qwen_omni.tiny import tiny_model
 from avocet.models.salmonn2 import Salmonn2Config, Salmonn2Model, build_word_tokenizer
 from avocet.models.salmonn2.config import AudioSettings, DecoderSettings, QFormerSettings, VisionSettings
-from avocet.records import Clip, SourceFacts
+from avocet.records import SAMPLE_RATE, Clip, SourceFacts
 
 WORDS = ["user assistant system", "Describe the video and its sound.", "a bell rings, red circle slides left"]
 
@@ -131,3 +134,66 @@ def make_prefix(model, make_clip):
         return model.encode([model.prepare(clip, "Describe the video.") for clip in clips])
 
     return make
+
+
+@pytest.fixture(params=["qwen2.5-omni", "qwen3-omni"])
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def omni(family) -> QwenOmniModel:
+    """A tiny Qwen-Omni of each generation: 12 visual tokens per temporal patch, 1,200 per clip."""
+    return tiny_model(family)
+
+
+@pytest.fixture(scope="session")
+def media_clip() -> Callable[..., Clip]:
+    """Noise in picture and sound; `sound_seconds` None is a clip without sound track, 0 frames one without picture."""
+
+    def make(
+        clip_id: str = "clip",
+        seconds: float = 3.0,
+        *,
+        fps: float = 2.0,
+        num_frames: int | None = None,
+        sound_seconds: float | None = -1.0,
+        size: tuple[int, int] = (58, 90),
+        is_image: bool = False,
+        silent: bool = False,
+        seed: int = 0,
+    ) -> Clip:
+        rng = np.random.default_rng(seed)
+        count = math.ceil(seconds * fps - 1e-9) if num_frames is None else num_frames
+        waveform = None
+        if sound_seconds is not None:
+            length = round((seconds if sound_seconds < 0 else sound_seconds) * SAMPLE_RATE)
+            waveform = np.zeros(length, np.float32) if silent else rng.normal(0, 0.1, length).astype(np.float32)
+        status = "absent" if waveform is None else "silent" if silent else "present"
+        return Clip(
+            id=clip_id,
+            frames=rng.integers(0, 256, (count, 3, *size), dtype=np.uint8),
+            frame_times_seconds=np.arange(count) / fps,
+            waveform=waveform,
+            start_seconds=0.0,
+            duration_seconds=seconds,
+            audio_status=status,
+            source=SourceFacts(path=clip_id, container="memory", duration_seconds=seconds, is_image=is_image),
+            sampling_step_seconds=1 / fps,
+        )
+
+    return make
+
+
+@pytest.fixture
+def mixed(media_clip) -> list[Clip]:
+    """Clips of every kind, each of another length."""
+    return [
+        media_clip("sound", 3.2, seed=1),
+        media_clip("no track", 4.0, sound_seconds=None, seed=2),
+        media_clip("silent", 2.0, silent=True, seed=3),
+        media_clip("sound only", 1.6, num_frames=0, seed=4),
+        media_clip("image", 0.5, num_frames=1, sound_seconds=None, is_image=True, seed=5),
+        media_clip("one frame", 0.5, num_frames=1, seed=6),
+        media_clip("long sound", 1.0, sound_seconds=4.4, seed=7),
+    ]

@@ -71,7 +71,7 @@ def test_dtypes(model, tmp_path):
     assert loaded.query_tokens.dtype == torch.float32  # "auto" on a CPU
     torch.testing.assert_close(loaded.query_tokens, model.query_tokens.half().float(), atol=0, rtol=0)
     assert load_checkpoint(tmp_path, dtype=torch.bfloat16).query_tokens.dtype == torch.bfloat16
-    with pytest.raises(CheckpointError, match="unknown dtype 'int3'; allowed: auto, bfloat16, float16, float32"):
+    with pytest.raises(ConfigError, match="unknown dtype 'int3'; allowed: auto, bfloat16, float16, float32"):
         load_checkpoint(tmp_path, dtype="int3")
 
 
@@ -114,9 +114,10 @@ def test_missing_files(folder, name):
     ("content", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "model_type None is of another model"),
-        (json.dumps({"model_type": "qwen2_5_vl"}), "reads model_type 'avocet-salmonn2' with variant: paper"),
-        (json.dumps({"model_type": "avocet-salmonn2", "variant": "plus"}), "with variant: paper"),
+        ("[]", "not a JSON object"),
+        ("{}", "model_type None is of another model"),
+        (json.dumps({"model_type": "qwen2_5_vl"}), "'qwen2_5_vl' is of another model; video-SALMONN 2 has 'avocet-s"),
+        (json.dumps({"model_type": "avocet-salmonn2", "variant": "max"}), r"with a variant \(paper, v1, plus\)"),
         (json.dumps({"model_type": "avocet-salmonn2", "variant": "paper", "x": 1}), "vision: .*x: "),
     ],
 )
@@ -136,7 +137,9 @@ def test_config_with_impossible_sizes(folder):
 
 def test_variants(folder):
     assert load_checkpoint(folder, variant="paper").config.variant == "paper"
-    with pytest.raises(CheckpointError, match=r"unknown variant 'plus'; this version reads: paper \(or auto\)"):
+    with pytest.raises(CheckpointError, match="unknown variant 'max'; allowed: auto, paper, v1, plus"):
+        load_checkpoint(folder, variant="max")
+    with pytest.raises(CheckpointError, match="holds variant 'paper', not 'plus'"):
         load_checkpoint(folder, variant="plus")
 
 

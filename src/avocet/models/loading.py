@@ -89,6 +89,19 @@ def quiet_transformers() -> Iterator[None]:
             log.enable_progress_bar()
 
 
+def folder_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer, None without tokenizer files. Raises `CheckpointError` for unreadable ones."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its many parsers raise
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({type(error).__name__}: {error})") from error
+
+
 def weights_revision(folder: Path) -> str:
     """A version for the safetensors files of a folder: 12 hex digits of a SHA-256, "" without such files.
 
@@ -126,12 +139,12 @@ def _samples(path: Path, file: BinaryIO) -> Sequence[bytes]:
     try:
         entries = json.loads(header)
         starts = sorted(entry["data_offsets"] for name, entry in entries.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        parts = [header]
+        for start, end in starts:
+            file.seek(8 + size + max(start, 0))
+            parts.append(file.read(max(min(_SAMPLE_BYTES, end - start), 0)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
-    parts = [header]
-    for start, end in starts:
-        file.seek(8 + size + start)
-        parts.append(file.read(min(_SAMPLE_BYTES, end - start)))
     return parts
 
 

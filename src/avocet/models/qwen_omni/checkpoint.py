@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from avocet.errors import CheckpointError, ConfigError, MissingExtraError, RecordError
+from avocet.errors import CheckpointError, ConfigError, MissingExtraError
 from avocet.models.loading import listed, quiet_transformers, read_config, resolve_device, resolve_dtype
-from avocet.models.qwen_omni.config import FAMILIES, QWEN3, SETTINGS_FILE, ReadingSettings
+from avocet.models.qwen_omni.config import FAMILIES, QWEN3, SETTINGS_FILE, Family, ReadingSettings
 from avocet.models.qwen_omni.modeling import QwenOmniModel
 from avocet.models.qwen_omni.towers import read_sizes
 from avocet.models.registry import ModelOptions
@@ -49,10 +49,9 @@ def load_checkpoint(
         MissingExtraError: accelerate or bitsandbytes is needed and not installed.
     """
     folder = Path(folder)
-    model_type = _model_type(folder)
-    family = FAMILIES[model_type]
+    family, config = _read_config(folder)
     tokenizer = _load_tokenizer(folder)
-    thinker = _load_thinker(folder, is_qwen3=family is QWEN3, device=device, dtype=dtype)
+    thinker = _load_thinker(folder, config, is_qwen3=family is QWEN3, device=device, dtype=dtype)
     chosen = settings or _stored_settings(folder) or ReadingSettings()
     if options is not None:
         chosen = chosen.changed(options, read_sizes(thinker.config).factor ** 2)
@@ -67,11 +66,17 @@ def choose_attention(device: torch.device, dtype: torch.dtype) -> str:
     return "sdpa"
 
 
-def _model_type(folder: Path) -> str:
-    model_type = read_config(folder).get("model_type")
-    if model_type not in FAMILIES:
+def _read_config(folder: Path) -> tuple[Family, dict[str, Any]]:
+    """The family and the thinker's config, which full checkpoints hold inside theirs."""
+    data = read_config(folder)
+    model_type = data.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(f"{folder}: model_type {model_type!r} is none of {', '.join(FAMILIES)}")
-    return str(model_type)
+    thinker = data.get("thinker_config", data)
+    if not isinstance(thinker, dict) or not isinstance(thinker.get("text_config"), dict):
+        # transformers would take the sizes of the 7B instead, tens of gigabytes of random weights.
+        raise CheckpointError(f"{folder}: config.json describes no thinker with a text_config")
+    return FAMILIES[model_type], thinker
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -84,18 +89,18 @@ def _load_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({_one_line(error)})") from error
 
 
-def _load_thinker(folder: Path, *, is_qwen3: bool, device: str | torch.device, dtype: str | torch.dtype) -> Any:
+def _load_thinker(
+    folder: Path, data: dict[str, Any], *, is_qwen3: bool, device: str | torch.device, dtype: str | torch.dtype
+) -> Any:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen3OmniMoeThinkerForConditionalGeneration
 
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder}: no safetensors files; pickled weights (.bin, .pt) are not read")
     placed, arguments = _placement(device, dtype)
     kind: Any = Qwen3OmniMoeThinkerForConditionalGeneration if is_qwen3 else Qwen2_5OmniThinkerForConditionalGeneration
-    data = read_config(folder)
     try:
         with quiet_transformers():
-            # Full checkpoints hold the thinker's config inside theirs.
-            config = kind.config_class.from_dict(data.get("thinker_config", data))
+            config = kind.config_class.from_dict(data)
             thinker, info = kind.from_pretrained(
                 folder,
                 config=config,
@@ -152,7 +157,7 @@ def _stored_settings(folder: Path) -> ReadingSettings | None:
         return None
     try:
         return ReadingSettings.from_json(path.read_text(encoding="utf-8"))
-    except (RecordError, ConfigError) as error:
+    except ValueError as error:  # not UTF-8, or a RecordError
         raise CheckpointError(f"{path}: {error}") from error
 
 

@@ -7,6 +7,7 @@ the paper's appendix C (2 frames per second, 512 x 28 x 28 pixels per temporal p
 from __future__ import annotations
 
 import dataclasses
+import math
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -106,8 +107,8 @@ class ReadingSettings(Record):
         for name in ("max_frames", "min_patch_tokens", "max_patch_tokens", "max_video_tokens", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not self.fps > 0:
-            raise ConfigError(f"fps must be > 0, got {self.fps}")
+        if not 0 < self.fps < math.inf:
+            raise ConfigError(f"fps must be a finite number > 0, got {self.fps}")
         if self.layout not in LAYOUTS:
             raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
         if self.min_patch_tokens > self.max_patch_tokens:

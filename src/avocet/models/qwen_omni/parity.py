@@ -28,6 +28,7 @@ TOLERANCE = 1e-4
 
 EQUAL = "equal"
 _CUT = "transformers cuts sound at 300 s"
+_FULL = "transformers fills sound up to 300 s with silence, and mirrors the end of sound that leaves no room for any"
 _CHUNKS = "transformers counts chunks of 2 s but advances one chunk per patch, and patches are more than 2 s apart"
 _IRREGULAR = "transformers takes one frame rate for all frames"
 
@@ -54,7 +55,8 @@ class Case:
 
 
 CASES = (
-    *(Case(name=f"{seconds:g} s", seconds=seconds) for seconds in (1, 5.5, 29.9, 30.1, 45, 128.5, 300)),
+    *(Case(name=f"{seconds:g} s", seconds=seconds) for seconds in (1, 5.5, 29.9, 30.1, 45, 128.5, 299.9)),
+    Case(name="300 s", seconds=300, wrong=(("qwen2.5-omni", _FULL),)),
     *(Case(name=f"{fps:g} fps source", seconds=10, source_fps=fps) for fps in (24, 25, 29.97, 60)),
     Case(name="no sound track", seconds=5.5, has_sound=False),
     Case(name="sound only", seconds=5.5, has_picture=False),

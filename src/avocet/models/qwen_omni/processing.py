@@ -61,7 +61,7 @@ def plan_size(height: int, width: int, num_frames: int, factor: int, settings: R
             f"{num_patches} temporal patches do not fit into max_video_tokens={settings.max_video_tokens}; "
             "sample fewer frames"
         )
-    rows, columns = _fit(height / factor, width / factor, min(settings.min_patch_tokens, most), most)
+    rows, columns = _fit(height, width, factor, min(settings.min_patch_tokens, most), most)
     return FrameSize(
         height=rows * factor,
         width=columns * factor,
@@ -71,22 +71,23 @@ def plan_size(height: int, width: int, num_frames: int, factor: int, settings: R
     )
 
 
-def _fit(height: float, width: float, least: float, most: float) -> tuple[int, int]:
-    """Rows and columns of tokens for a picture of height x width tokens (the "smart resize" of the Qwen models).
+def _fit(height: int, width: int, factor: int, least: float, most: float) -> tuple[int, int]:
+    """Rows and columns of tokens for a picture of height x width pixels (the "smart resize" of the Qwen models).
 
-    The nearest whole numbers; enlarged (rounded up) below `least` tokens, shrunk (rounded down) above `most`.
+    The nearest whole numbers; enlarged (rounded up) below `least` tokens, shrunk (rounded down) above `most`. In the
+    order of operations of transformers, so that exact quotients round as they do there.
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise LayoutError(
             f"frames with an aspect ratio of 1:{max(height, width) / min(height, width):.0f} (limit 1:200)"
         )
-    rows, columns = max(1, round(height)), max(1, round(width))
+    rows, columns = max(1, round(height / factor)), max(1, round(width / factor))
     if rows * columns < least:
-        scale = math.sqrt(least / (height * width))
-        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
+        scale = math.sqrt(least * factor**2 / (height * width))
+        rows, columns = math.ceil(height * scale / factor), math.ceil(width * scale / factor)
     if rows * columns > most:
-        scale = math.sqrt(height * width / most)
-        rows, columns = max(1, math.floor(height / scale)), max(1, math.floor(width / scale))
+        scale = math.sqrt(height * width / (most * factor**2))
+        rows, columns = max(1, math.floor(height / scale / factor)), max(1, math.floor(width / scale / factor))
         # A long thin picture keeps one row, and that row can be longer than the budget.
         rows, columns = min(rows, int(most)), min(columns, int(most))
     return rows, columns

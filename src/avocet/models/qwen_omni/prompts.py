@@ -63,8 +63,9 @@ def _id(config: Any, tokenizer: Any, name: str, spellings: tuple[str, ...]) -> i
 def stop_ids(tokenizer: Any) -> tuple[int, ...]:
     """What ends an answer: the end of the turn, or of the text."""
     vocabulary = tokenizer.get_vocab()
-    if TURN_END not in vocabulary:
-        raise CheckpointError(f"the tokenizer has no {TURN_END}")
+    for token in (TURN_START, TURN_END):
+        if token not in vocabulary:
+            raise CheckpointError(f"the tokenizer has no {token}")
     return tuple(vocabulary[token] for token in (TURN_END, TEXT_END) if token in vocabulary)
 
 

@@ -41,6 +41,9 @@ _MEDIA = MappingProxyType(
 TINY_SETTINGS = ReadingSettings(
     min_patch_tokens=4, max_patch_tokens=12, max_video_tokens=1200, max_new_tokens=16, max_frames=600
 )
+_GAIN = 8.0
+"""On all initial weight matrices: with transformers' 0.02, layers this narrow pass on so little that a spectrogram off
+by 0.01 moves no logit by more than 0.000001, and no self-test could see it."""
 
 
 def tiny_tokenizer(family: FamilyName) -> PreTrainedTokenizerFast:
@@ -76,6 +79,10 @@ def tiny_model(family: FamilyName = "qwen2.5-omni", seed: int = 0) -> QwenOmniMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         thinker = tiny_thinker(family, tokenizer)
+    with torch.no_grad():
+        for parameter in thinker.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(_GAIN)
     kind: Family = QWEN25 if family == "qwen2.5-omni" else QWEN3
     return QwenOmniModel(thinker, tokenizer, kind, TINY_SETTINGS).eval()
 
