@@ -188,7 +188,7 @@ def main() -> None:
 
 def enlarge(clip: Clip, height: int, width: int) -> Any:
     """The same noise as larger frames, so that resizing has something to do."""
-    from avocet.models.qwen_omni.processing import resize_frames
+    from avocet.models.patches import resize_frames
 
     return resize_frames(clip.frames, height, width).numpy()
 

@@ -9,11 +9,11 @@ import torch
 
 from avocet.errors import LayoutError
 from avocet.models import generation
+from avocet.models.chatml import TURN_END
 from avocet.models.interface import Prefix
 from avocet.models.lora import add_lora, lora_disabled, lora_parameters, merge_lora
 from avocet.models.qwen_omni.checkpoint import load_checkpoint
 from avocet.models.qwen_omni.modeling import QwenOmniModel
-from avocet.models.qwen_omni.prompts import TURN_END
 from avocet.models.qwen_omni.towers import core_of, decoder_of
 from avocet.records import Sampling
 

@@ -81,7 +81,7 @@ def test_the_table_would_see_an_error(tiny, monkeypatch):
     """One wrong thing at a time in our path must not go unnoticed."""
     case = Case(name="a", seconds=5.6)
     assert compare(tiny, case).passed
-    log_mel, prompt_positions, resize = processing.log_mel, modeling.prompt_positions, processing.resize_frames
+    log_mel, prompt_positions, resize = processing.log_mel, modeling.prompt_positions, modeling.resize_frames
 
     def fails() -> bool:
         return not compare(tiny, case).passed
@@ -104,9 +104,9 @@ def test_the_table_would_see_an_error(tiny, monkeypatch):
             frames = resize(frames, height, width)
             return frames.clamp(max=254) + 1 if len(calls) == 1 else frames
 
-        patch.setattr(processing, "resize_frames", brighter)
+        patch.setattr(modeling, "resize_frames", brighter)  # the reference has its own
         assert fails()
-        assert len(calls) == 2
+        assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from transformers import WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from avocet.errors import ConfigError, LayoutError
+from avocet.models.patches import patchify, resize_frames
 from avocet.models.qwen_omni.config import FAMILIES, QWEN3, QWEN25, SETTINGS, ReadingSettings
-from avocet.models.qwen_omni.processing import log_mel, patch_times, patchify, plan_size, resize_frames
+from avocet.models.qwen_omni.processing import log_mel, patch_times, plan_size
 from avocet.models.qwen_omni.towers import Sizes, num_audio_tokens
 from avocet.models.registry import ModelOptions
 
@@ -127,7 +128,7 @@ def test_patches_by_a_slow_loop(kind):
     mean, std = (np.array(values)[:, None, None] for values in (kind.image_mean, kind.image_std))
     even = np.concatenate([frames, frames[-1:]])
     expected = naive_patches((even / 255 - mean) / std, 2, 2)
-    patches, grid = patchify(torch.from_numpy(frames), kind, 2, 2)
+    patches, grid = patchify(torch.from_numpy(frames), kind.image_mean, kind.image_std, 2, 2)
     assert grid == (2, 4, 6)
     assert patches.dtype == torch.float32
     np.testing.assert_allclose(patches.numpy(), expected, atol=1e-5)
@@ -138,7 +139,7 @@ def test_patches_are_those_of_transformers_image_processor(kind, patch):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4 * patch, 6 * patch), dtype=np.uint8)
     processor = Qwen2VLImageProcessorPil(patch_size=patch, image_mean=kind.image_mean, image_std=kind.image_std)
     theirs = processor(Image.fromarray(pixels.transpose(1, 2, 0)), do_resize=False, return_tensors="pt")
-    patches, grid = patchify(torch.from_numpy(pixels[None]), kind, patch, 2)
+    patches, grid = patchify(torch.from_numpy(pixels[None]), kind.image_mean, kind.image_std, patch, 2)
     assert theirs["image_grid_thw"].tolist() == [list(grid)]
     torch.testing.assert_close(patches, theirs["pixel_values"], atol=1e-5, rtol=1e-5)
 

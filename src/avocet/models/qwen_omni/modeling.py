@@ -22,11 +22,13 @@ import torch
 from torch import nn
 
 from avocet.errors import LayoutError
+from avocet.models import chatml
 from avocet.models.base import DecoderModel
 from avocet.models.decoder import Decoder
 from avocet.models.interface import Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, TokenPlan
 from avocet.models.loading import quiet_transformers
+from avocet.models.patches import patchify, resize_frames
 from avocet.models.qwen_omni import processing, prompts, towers
 from avocet.models.qwen_omni.config import SETTINGS_FILE, Family, ReadingSettings, time_axis
 from avocet.models.tmrope import position_drift_seconds, prompt_positions, tmrope
@@ -51,7 +53,7 @@ class QwenOmniModel(DecoderModel):
         config = thinker.config
         self.axis = time_axis(family, config.position_id_per_seconds, getattr(config, "seconds_per_chunk", 2.0))
         self.ids = prompts.media_ids(config, tokenizer)
-        self.stop_ids = prompts.stop_ids(tokenizer)
+        self.stop_ids = chatml.stop_ids(tokenizer)
 
     # What callers need to know before the first verb.
 
@@ -112,7 +114,7 @@ class QwenOmniModel(DecoderModel):
         if clip.num_frames:
             height, width = clip.frames.shape[2:]
             size = processing.plan_size(height, width, clip.num_frames, self.sizes.factor, self.settings)
-            frames = processing.resize_frames(clip.frames, size.height, size.width)
+            frames = resize_frames(clip.frames, size.height, size.width)
             times = processing.patch_times(clip.sample_times_seconds)
             rows, columns = size.height // self.sizes.factor, size.width // self.sizes.factor
             media |= {"tokens_per_patch": size.tokens_per_patch, "max_tokens_per_patch": size.budget_tokens}
@@ -208,7 +210,7 @@ class QwenOmniModel(DecoderModel):
     ) -> Prompt:
         is_image = clip.source.is_image and len(frames) == 1 and mel is None
         system = self.family.system_prompt if self.settings.system_prompt is None else self.settings.system_prompt
-        before, after = prompts.turns(self.tokenizer, system, instruction)
+        before, after = chatml.turns(self.tokenizer, system, instruction)
         opening, closing = prompts.markers(self.ids, has_picture=len(frames) > 0, has_sound=mel is not None)
         visual = self.ids.image if is_image else self.ids.video
         placeholders = np.where(plan.stream == VISUAL, visual, self.ids.audio).tolist()
@@ -243,7 +245,9 @@ class QwenOmniModel(DecoderModel):
             deepstack: tuple[torch.Tensor, ...] = ()
             if len(prompt.frames):
                 frames = prompt.frames.to(row.device)
-                patches, grid = processing.patchify(frames, self.family, self.sizes.patch, self.sizes.merge)
+                patches, grid = patchify(
+                    frames, self.family.image_mean, self.family.image_std, self.sizes.patch, self.sizes.merge
+                )
                 tokens[VISUAL], deepstack = towers.vision_tokens(self.thinker, patches, grid)
             if prompt.mel is not None:
                 mel = prompt.mel.to(row.device)

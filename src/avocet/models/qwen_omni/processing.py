@@ -1,4 +1,4 @@
-"""From a clip's arrays to what the towers read: frame sizes within the budget, patches, spectrograms.
+"""From a clip's arrays to what the towers read: frame sizes within the budget, spectrograms.
 
 Equal to transformers' processors where those are right (`parity` checks it), without torchvision, and with three
 differences: the total budget holds (theirs gives way to the minimum frame size), sound is never cut at 30 or 300 s, and
@@ -15,14 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from avocet.errors import LayoutError
-from avocet.models.qwen_omni.config import Family, ReadingSettings
+from avocet.models.patches import TEMPORAL_PATCH
+from avocet.models.qwen_omni.config import ReadingSettings
 from avocet.models.spectrogram import log_mel_spectrogram
 
 N_FFT = 400
 HOP_LENGTH = 160
-TEMPORAL_PATCH = 2
-"""Frames of a temporal patch."""
-
 MAX_ASPECT = 200
 
 
@@ -91,30 +89,6 @@ def _fit(height: int, width: int, factor: int, least: float, most: float) -> tup
         # A long thin picture keeps one row, and that row can be longer than the budget.
         rows, columns = min(rows, int(most)), min(columns, int(most))
     return rows, columns
-
-
-def resize_frames(frames: np.ndarray, height: int, width: int) -> torch.Tensor:
-    """uint8 (T, 3, H, W) -> uint8 (T, 3, height, width), antialiased bicubic."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames))
-    if pixels.shape[-2:] == (height, width):
-        return pixels
-    return F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
-
-
-def patchify(frames: torch.Tensor, family: Family, patch: int, merge: int) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """uint8 (T, 3, H, W) -> normalised float32 (patches, 3 * 2 * patch * patch) and the grid (t, h, w) of patches.
-
-    Patches of one merged token stand together; an odd last frame is repeated.
-    """
-    if len(frames) % TEMPORAL_PATCH:
-        frames = torch.cat([frames, frames[-1:]])
-    mean = torch.tensor(family.image_mean, device=frames.device)[:, None, None]
-    std = torch.tensor(family.image_std, device=frames.device)[:, None, None]
-    pixels = (frames.float() / 255 - mean) / std
-    time, rows, columns = len(frames) // TEMPORAL_PATCH, frames.shape[2] // patch, frames.shape[3] // patch
-    blocks = pixels.view(time, TEMPORAL_PATCH, 3, rows // merge, merge, patch, columns // merge, merge, patch)
-    blocks = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return blocks.reshape(time * rows * columns, -1), (time, rows, columns)
 
 
 def patch_times(sample_times_seconds: np.ndarray) -> np.ndarray:

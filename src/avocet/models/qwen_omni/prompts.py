@@ -1,12 +1,9 @@
-"""ChatML prompts of the Qwen-Omni family: which token ids stand around the media.
+"""Placeholders and markers of the Qwen-Omni family: which token ids stand for media and around them.
 
-    <|im_start|>system
-    ...<|im_end|>
-    <|im_start|>user
-    OPEN media CLOSE instruction<|im_end|>
-    <|im_start|>assistant
+    ... user turn: OPEN media CLOSE instruction ...
 
 OPEN and CLOSE are the vision and audio markers: both where sound is interleaved with a video, else the one that fits.
+The turns around them are `avocet.models.chatml`'s.
 """
 
 from __future__ import annotations
@@ -15,8 +12,6 @@ import dataclasses
 from typing import Any
 
 from avocet.errors import CheckpointError
-
-TURN_START, TURN_END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,31 +53,6 @@ def _id(config: Any, tokenizer: Any, name: str, spellings: tuple[str, ...]) -> i
         if spelling in vocabulary:
             return int(vocabulary[spelling])
     raise CheckpointError(f"neither the config names {name} nor has the tokenizer one of {', '.join(spellings)}")
-
-
-def stop_ids(tokenizer: Any) -> tuple[int, ...]:
-    """What ends an answer: the end of the turn, or of the text."""
-    vocabulary = tokenizer.get_vocab()
-    for token in (TURN_START, TURN_END):
-        if token not in vocabulary:
-            raise CheckpointError(f"the tokenizer has no {token}")
-    return tuple(vocabulary[token] for token in (TURN_END, TEXT_END) if token in vocabulary)
-
-
-def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text from outside: special tokens in it stay text."""
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
-
-
-def turns(tokenizer: Any, system_prompt: str, instruction: str) -> tuple[list[int], list[int]]:
-    """Token ids before and after the markers around the media."""
-    vocabulary = tokenizer.get_vocab()
-    start, end = [vocabulary[TURN_START]], [vocabulary[TURN_END]]
-    newline = plain_ids(tokenizer, "\n")
-    system = [*start, *plain_ids(tokenizer, f"system\n{system_prompt}"), *end, *newline] if system_prompt else []
-    before = [*system, *start, *plain_ids(tokenizer, "user\n")]
-    answer = [*end, *newline, *start, *plain_ids(tokenizer, "assistant\n")]
-    return before, [*plain_ids(tokenizer, instruction), *answer]
 
 
 def markers(ids: MediaIds, *, has_picture: bool, has_sound: bool) -> tuple[list[int], list[int]]:

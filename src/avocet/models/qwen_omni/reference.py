@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from avocet.models.interface import Prompt
 from avocet.models.loading import quiet_transformers
-from avocet.models.qwen_omni import processing
+from avocet.models.patches import TEMPORAL_PATCH, patchify, resize_frames
 from avocet.models.qwen_omni.config import QWEN25, Family
 from avocet.models.qwen_omni.modeling import QwenOmniModel
 from avocet.models.qwen_omni.towers import Sizes
@@ -26,7 +26,7 @@ from avocet.records import SAMPLE_RATE, Clip
 class _VisionProcessor:
     """Stands for transformers' image and video processors."""
 
-    temporal_patch_size = processing.TEMPORAL_PATCH
+    temporal_patch_size = TEMPORAL_PATCH
     valid_kwargs = None
 
     def __init__(self, family: Family, sizes: Sizes, kind: str) -> None:
@@ -49,8 +49,10 @@ class _VisionProcessor:
                 min_pixels=size["shortest_edge"],
                 max_pixels=size["longest_edge"],
             )
-            resized = processing.resize_frames(frames.numpy(), height, width)
-            patches, grid = processing.patchify(resized, self.family, self.sizes.patch, self.sizes.merge)
+            resized = resize_frames(frames.numpy(), height, width)
+            patches, grid = patchify(
+                resized, self.family.image_mean, self.family.image_std, self.sizes.patch, self.sizes.merge
+            )
             pixels.append(patches)
             grids.append(grid)
         names = self.model_input_names
@@ -109,7 +111,7 @@ def reference_inputs(model: QwenOmniModel, clip: Clip, prompt: Prompt) -> dict[s
     The frame size of the budget and the true frame rate are passed, which its defaults would get wrong.
     """
     factor = model.sizes.factor**2
-    num_patches = max(1, math.ceil(clip.num_frames / processing.TEMPORAL_PATCH))
+    num_patches = max(1, math.ceil(clip.num_frames / TEMPORAL_PATCH))
     settings = model.settings
     most = min(settings.max_patch_tokens, settings.max_video_tokens / num_patches)
     size = {"shortest_edge": int(min(settings.min_patch_tokens, most) * factor), "longest_edge": int(most * factor)}
