@@ -38,3 +38,19 @@ def test_the_speed_benchmark_runs_on_a_tiny_model(tmp_path):
     assert result["avocet"]["visual_tokens"] == 24
     assert result["avocet"]["audio_tokens"] == 100
     assert result["avocet"]["prompt_tokens"] == result["transformers"]["prompt_tokens"]
+
+
+def test_the_drifts_of_the_released_layout_in_the_docs():
+    import numpy as np
+
+    from avocet.models.salmonn2.released_layout import sync_drift_seconds
+    from avocet.models.salmonn2.released_v1_layout import v1_layout
+
+    drifts = {}
+    for seconds in (10, 45, 65, 110, 30, 90):
+        times = np.arange(seconds, dtype=float)
+        released = v1_layout("released", times, 182, seconds * 16_000, float(seconds))
+        drifts[seconds] = sync_drift_seconds(released.plan, seconds)
+    page = " ".join((ROOT / "docs" / "salmonn2.md").read_text(encoding="utf-8").split())
+    assert f"{drifts[10]} s in a clip of 10 s, {drifts[45]} s at 45 s, {drifts[65]} s at 65 s, {drifts[110]} s at" in page
+    assert drifts[30] == drifts[90] == 0
