@@ -1,19 +1,26 @@
-"""`avocet probe MODEL CLIP`: does a model use sound and picture? `avocet probe --parity`: is our path transformers'?"""
+"""`avocet probe MODEL CLIP`: does a model use sound and picture? `avocet probe --parity`: is our path transformers'?
+
+Exit code 2 when the clip has a stream whose content changes nothing or could not be tested.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from avocet.captioning.formats import printable
 from avocet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from avocet.captioning.probe import Effect, ProbeReport
 
 
@@ -49,29 +56,49 @@ class ProbeArguments:
     """Frames per second to sample."""
     max_frames: int | None = None
     """The most frames of the clip."""
+    patch_pixels: int | None = None
+    """The most pixels of a temporal patch, for models that can be told."""
+    total_pixels: int | None = None
+    """The most pixels of all temporal patches of the clip, for models that can be told."""
 
 
 def main(argv: list[str]) -> int:
-    """Run `avocet probe`. Returns 2 when a stream is not used, or a parity case does not pass."""
+    """Run `avocet probe`. Returns 2 when a stream is not used or not tested, or a parity case does not pass."""
     arguments = tyro.cli(
         ProbeArguments, args=argv, prog="avocet probe", config=(FlagCreatePairsOff,), description=__doc__
     )
     if arguments.parity:
         if arguments.inputs:
             raise ConfigError("--parity takes no MODEL CLIP; name a model with --model")
+        if foreign := _given_flags(arguments) - {"--parity", "--model", "--json"}:
+            raise ConfigError(f"{', '.join(sorted(foreign))}: not with --parity, which takes only --model and --json")
         return _parity(arguments)
+    if arguments.model is not None:
+        raise ConfigError("--model belongs to --parity; without it name the model first: avocet probe MODEL CLIP")
     if len(arguments.inputs) != 2:
         raise ConfigError("name a model and one media file: avocet probe MODEL CLIP")
-    return _audibility(arguments)
+    return _use_of_streams(arguments)
 
 
-def _audibility(arguments: ProbeArguments) -> int:
+def _given_flags(arguments: ProbeArguments) -> set[str]:
+    fields = [field for field in dataclasses.fields(arguments) if field.name != "inputs"]
+    changed = [field.name for field in fields if getattr(arguments, field.name) != field.default]
+    return {"--" + name.replace("_", "-") for name in changed}
+
+
+def _use_of_streams(arguments: ProbeArguments) -> int:
     from avocet.captioning.captioner import load_captioner
     from avocet.captioning.probe import probe_clip
     from avocet.models.registry import ModelOptions
 
     name, path = arguments.inputs
-    options = ModelOptions(layout=arguments.layout, fps=arguments.fps, max_frames=arguments.max_frames)
+    options = ModelOptions(
+        layout=arguments.layout,
+        fps=arguments.fps,
+        max_frames=arguments.max_frames,
+        patch_pixels=arguments.patch_pixels,
+        total_pixels=arguments.total_pixels,
+    )
     captioner = load_captioner(name, arguments.device, arguments.dtype, arguments.revision, options)
     report = probe_clip(
         captioner,
@@ -85,13 +112,30 @@ def _audibility(arguments: ProbeArguments) -> int:
         print(report.to_json_line())
     else:
         _print_report(report)
+    problems = _problems(report)
+    for problem in problems:
+        print(printable(f"avocet probe: {problem}"), file=sys.stderr)
+    return 2 if problems else 0
+
+
+def _problems(report: ProbeReport) -> list[str]:
+    """One line for each stream of the clip that is not used, or of which that cannot be said."""
+    lines = []
     for stream in report.unused:
-        print(
-            f"avocet probe: the {stream} changes nothing: {report.model} answers as if the clip had none "
-            f"(every change of it moves the answer by at most {report.threshold_bits:.1e} bits)",
-            file=sys.stderr,
+        presence = report.largest_bits(stream, "presence")
+        if presence is not None and presence > report.threshold_bits:
+            how = f"the same whatever its content, only taking it away moves the answer, by {presence:.1e} bits"
+        else:
+            how = "as if the clip had none"
+        lines.append(
+            f"the {stream} changes nothing: {report.model} answers {how} (largest divergence when its content changes "
+            f"{report.largest_bits(stream, 'content', 'time'):.1e} bits; at most {report.threshold_bits:.1e} is noise)"
         )
-    return 2 if report.unused else 0
+    for stream in report.untested:
+        reasons = dict.fromkeys(effect.skipped for effect in report.effects if effect.stream == stream)
+        said = "; ".join(reason for reason in reasons if reason)
+        lines.append(f"the {stream} could not be tested: {said}; try another clip")
+    return lines
 
 
 def _parity(arguments: ProbeArguments) -> int:
@@ -126,33 +170,48 @@ def _print_report(report: ProbeReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(Text(f"{report.model} ({report.revision}) on {report.clip_id}", style="bold"))
-    console.print(Text(f"its answer, {report.num_tokens} tokens: {report.answer}"), soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(printable(f"{report.model} ({report.revision}) on {report.clip_id}"), style="bold"))
+    console.print(Text(printable(f"its answer, {report.num_tokens} tokens: {report.answer}")))
+    for warning in report.warnings:
+        console.print(Text(printable(f"warning: {warning}"), style="yellow"))
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading, side in (("change", "left"), ("mean bits", "right"), ("max bits", "right"), ("other words", "right")):
-        table.add_column(heading, justify=side)  # type: ignore[arg-type]
-    table.add_column("answer's log-probability", justify="right")
+    table.add_column("change")
+    for heading in ("mean bits", "max bits", "other words", "answer's log-probability"):
+        table.add_column(heading, justify="right")
     for effect in report.effects:
-        table.add_row(*_cells(effect))
+        if effect.skipped is None:
+            table.add_row(*_cells(effect))
     console.print(table)
-    for name, used in (
-        ("sound", report.sound_used),
-        ("picture", report.picture_used),
-        ("time of the sound", report.sound_time_used),
-        ("order of the frames", report.picture_order_used),
+    for effect in report.effects:
+        if effect.skipped is not None:
+            console.print(Text(printable(f"{effect.intervention} was skipped: {effect.skipped}"), style="dim"))
+    for line in _verdicts(report):
+        console.print(line)
+
+
+def _cells(effect: Effect) -> tuple[str, ...]:
+    numbers = (effect.mean_bits, effect.max_bits, effect.changed_choices, effect.mean_logp_change)
+    mean, largest, changed, logp = (math.nan if number is None else number for number in numbers)
+    return effect.intervention, f"{mean:.4f}", _bits(largest), f"{100 * changed:.0f} %", f"{logp:+.3f}"
+
+
+def _bits(bits: float) -> str:
+    # Small but real must not look like the zero of a stream that never arrived.
+    return f"{bits:.4f}" if bits == 0 or bits >= 0.001 else f"{bits:.0e}"
+
+
+def _verdicts(report: ProbeReport) -> list[Text]:
+    from rich.text import Text
+
+    lines = []
+    for name, present, used in (
+        ("sound", report.has_sound, report.sound_used),
+        ("picture", report.has_picture, report.picture_used),
+        ("time of the sound", report.has_sound, report.sound_time_used),
+        ("order of the frames", report.has_picture, report.picture_order_used),
     ):
-        verdict = {True: "used", False: "NOT USED", None: "not there to test"}[used]
-        console.print(Text(f"{name}: {verdict}", style="red" if used is False else ""))
-
-
-def _cells(effect: Effect) -> tuple[Any, ...]:
-    if effect.skipped is not None:
-        return effect.intervention, "-", "-", "-", f"skipped: {effect.skipped}"
-    return (
-        effect.intervention,
-        f"{effect.mean_bits:.4f}",
-        f"{effect.max_bits:.4f}",
-        f"{100 * effect.changed_choices:.0f} %",
-        f"{effect.mean_logp_change:+.3f}",
-    )
+        untold = "could not be tested" if present else "not in the clip"
+        verdict = {True: "used", False: "NOT USED", None: untold}[used]
+        lines.append(Text(f"{name}: {verdict}", style="red" if used is False else ""))
+    return lines
