@@ -25,8 +25,10 @@ class DecoderModel(nn.Module):
     stop_ids: tuple[int, ...]
     """Tokens that end a completion; the first is written after a target, the last fills padding."""
 
-    min_frames = 1
-    """`open_clip(min_frames=...)`: models that need more say so."""
+    @property
+    def min_frames(self) -> int:
+        """`open_clip(min_frames=...)`: models that need more say so."""
+        return 1
 
     def language_decoder(self) -> Decoder:
         """The decoder; made anew at each use, since LoRA may have replaced layers."""

@@ -89,7 +89,7 @@ class QwenOmniModel(DecoderModel):
         return self.settings.max_frames
 
     @property
-    def min_frames(self) -> int:  # type: ignore[override]  # a plain attribute elsewhere
+    def min_frames(self) -> int:
         """As in the released data loaders."""
         return min(_MIN_FRAMES, self.settings.max_frames)
 

@@ -32,7 +32,6 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from avocet.errors import ConfigError, LayoutError
 from avocet.models import chatml
 from avocet.models.attention import ATTENTION
-from avocet.models.base import DecoderModel
 from avocet.models.decoder import Decoder
 from avocet.models.interface import Prefix, Prompt
 from avocet.models.layout import VISUAL
@@ -40,6 +39,7 @@ from avocet.models.patches import CLIP_MEAN, CLIP_STD, TEMPORAL_PATCH, patchify,
 from avocet.models.salmonn2.audio_branch import AudioBranch, segment_mels
 from avocet.models.salmonn2.plus_config import PlusConfig, PlusLayout
 from avocet.models.salmonn2.released_layout import AudioWindows, ReleasedPlan
+from avocet.models.salmonn2.released_model import ReleasedModel
 from avocet.models.salmonn2.released_plus_layout import (
     plus_frame_pixels,
     plus_grid_size,
@@ -48,7 +48,7 @@ from avocet.models.salmonn2.released_plus_layout import (
 )
 from avocet.models.salmonn2.saving import write_model
 from avocet.models.tmrope import prompt_positions
-from avocet.records import Clip, Sampling
+from avocet.records import Clip
 
 _RULES: MappingProxyType[PlusLayout, str] = MappingProxyType(
     {"released": "released_generate", "train": "train", "corrected": "corrected"}
@@ -72,10 +72,8 @@ class CausalDecoder(nn.Module):
         self.lm_head.weight = self.model.embed_tokens.weight
 
 
-class PlusModel(DecoderModel):
+class PlusModel(ReleasedModel):
     """A `CaptionModel`; `plus_loading.load_plus` loads one."""
-
-    world = None
 
     def __init__(self, config: PlusConfig, tokenizer: Any = None, attention: str = ATTENTION) -> None:
         super().__init__()
@@ -103,27 +101,15 @@ class PlusModel(DecoderModel):
         return self.audio.query_tokens.device
 
     @property
-    def default_instruction(self) -> str:
-        return self.config.default_instruction
-
-    @property
-    def default_sampling(self) -> Sampling:
-        return Sampling(max_new_tokens=self.config.max_new_tokens)
+    def reading(self) -> PlusConfig:
+        return self.config
 
     @property
     def layout_rule(self) -> str:
         return f"salmonn2_plus/{_RULES[self.config.layout]}"
 
     @property
-    def clip_fps(self) -> float:
-        return self.config.fps
-
-    @property
-    def max_frames(self) -> int:
-        return self.config.max_frames
-
-    @property
-    def min_frames(self) -> int:  # type: ignore[override]  # a plain attribute elsewhere
+    def min_frames(self) -> int:
         return self.config.min_frames
 
     @property

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from avocet.errors import CheckpointError
+from avocet.errors import CheckpointError, RecordError
 from avocet.models.loading import folder_tokenizer, read_config, resolve_device, resolve_dtype
 from avocet.models.registry import ModelOptions
 from avocet.models.salmonn2.plus import PlusModel
 from avocet.models.salmonn2.plus_config import PlusConfig, PlusLayout, read_plus_config
-from avocet.models.salmonn2.released_keys import (
-    POSITION_IDS,
-    Rules,
-    qformer_name,
-    released_qformer_name,
-    rename,
-    restore,
-)
+from avocet.models.salmonn2.released_keys import POSITION_IDS, KeyMap, Rules
 from avocet.models.salmonn2.saving import write_model
 from avocet.models.weights import StoredTensors, fill_model, stored_tensors
 
@@ -40,22 +34,13 @@ RULES: Rules = (
 """Released name -> ours, for all but the Q-Former."""
 
 
-def our_name(name: str) -> str | None:
-    """A released name in our words; "" for the Q-Former's constant buffer."""
-    if name == QFORMER_PREFIX + POSITION_IDS:
-        return ""
-    if name.startswith(QFORMER_PREFIX):
-        inner = qformer_name(name.removeprefix(QFORMER_PREFIX))
-        return None if inner is None else QFORMER_PREFIX + inner
-    return rename(name, RULES)
-
-
-def released_name(name: str) -> str | None:
-    """The inverse of `our_name`."""
-    if name.startswith(QFORMER_PREFIX):
-        inner = released_qformer_name(name.removeprefix(QFORMER_PREFIX))
-        return None if inner is None else QFORMER_PREFIX + inner
-    return restore(name, RULES)
+KEYS = KeyMap(
+    rules=RULES,
+    released_qformer=QFORMER_PREFIX,
+    our_qformer=QFORMER_PREFIX,
+    constants=re.compile(re.escape(QFORMER_PREFIX + POSITION_IDS)),
+)
+our_name, released_name = KEYS.ours, KEYS.released
 
 
 def load_plus(
@@ -84,7 +69,10 @@ def load_plus(
     folder = Path(folder)
     data = read_config(folder)
     own = data.get("model_type") == "avocet-salmonn2"
-    config = PlusConfig.from_dict(data) if own else read_plus_config(data)
+    try:
+        config = PlusConfig.from_dict(data) if own else read_plus_config(data)
+    except RecordError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     config = config.changed(options or ModelOptions())
     if layout is not None:
         config = config.changed(ModelOptions(layout=layout))

@@ -5,6 +5,7 @@ The Q-Former of the releases is BLIP-2's BERT with its text half removed; transf
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -45,3 +46,32 @@ def released_qformer_name(name: str) -> str | None:
     """The inverse of `qformer_name`."""
     released = restore(name, _QFORMER)
     return None if released is None else "bert." + _OURS.sub(r".\1.self.", released)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyMap:
+    """The names of one variant, both ways."""
+
+    rules: Rules
+    """For all but the Q-Former."""
+    released_qformer: str
+    """Prefix of the Q-Former in the release."""
+    our_qformer: str
+    constants: re.Pattern[str]
+    """Released names of constant buffers, which are nothing that needs loading."""
+
+    def ours(self, name: str) -> str | None:
+        """A released name in our words; "" for a constant buffer, None for an unknown one."""
+        if self.constants.fullmatch(name):
+            return ""
+        if name.startswith(self.released_qformer):
+            inner = qformer_name(name.removeprefix(self.released_qformer))
+            return None if inner is None else self.our_qformer + inner
+        return rename(name, self.rules)
+
+    def released(self, name: str) -> str | None:
+        """The inverse of `ours`."""
+        if name.startswith(self.our_qformer):
+            inner = released_qformer_name(name.removeprefix(self.our_qformer))
+            return None if inner is None else self.released_qformer + inner
+        return restore(name, self.rules)

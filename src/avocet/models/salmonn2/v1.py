@@ -25,12 +25,12 @@ from torch import nn
 
 from avocet.errors import CheckpointError, ConfigError, LayoutError
 from avocet.models import chatml
-from avocet.models.base import DecoderModel
 from avocet.models.decoder import Decoder
 from avocet.models.interface import Prefix, Prompt
 from avocet.models.salmonn2 import processing, towers
 from avocet.models.salmonn2.audio_branch import AudioBranch, segment_mels
 from avocet.models.salmonn2.released_layout import ReleasedPlan, sync_drift_seconds
+from avocet.models.salmonn2.released_model import ReleasedModel
 from avocet.models.salmonn2.released_v1_layout import v1_layout, v1_num_samples, v1_time_texts, v1_token_kinds
 from avocet.models.salmonn2.saving import TIED_KEY, write_model
 from avocet.models.salmonn2.v1_config import V1Config
@@ -42,7 +42,7 @@ from avocet.models.salmonn2.v1_prompts import (
     check_media,
     insert_media,
 )
-from avocet.records import SAMPLE_RATE, Clip, Sampling
+from avocet.records import SAMPLE_RATE, Clip
 
 _FRAMES_PER_BATCH = 16
 _SEGMENTS_PER_BATCH = 8
@@ -51,10 +51,8 @@ _SEGMENTS_PER_BATCH = 8
 _NOTICEABLE_DRIFT_SECONDS = 0.5
 
 
-class V1Model(DecoderModel):
+class V1Model(ReleasedModel):
     """A `CaptionModel`; `v1_loading.load_v1` loads one."""
-
-    world = None
 
     def __init__(self, config: V1Config, tokenizer: Any = None) -> None:
         super().__init__()
@@ -77,29 +75,17 @@ class V1Model(DecoderModel):
         return self.newline.device
 
     @property
-    def default_instruction(self) -> str:
-        return self.config.default_instruction
-
-    @property
-    def default_sampling(self) -> Sampling:
-        return Sampling(max_new_tokens=self.config.max_new_tokens)
+    def reading(self) -> V1Config:
+        return self.config
 
     @property
     def layout_rule(self) -> str:
         return f"salmonn2_v1/{self.config.layout}"
 
     @property
-    def clip_fps(self) -> float:
-        return self.config.fps
-
-    @property
-    def min_frames(self) -> int:  # type: ignore[override]  # a plain attribute elsewhere
+    def min_frames(self) -> int:
         """Two: the released model has never seen a clip of one frame."""
         return min(2, self.max_frames)
-
-    @property
-    def max_frames(self) -> int:
-        return self.config.max_frames
 
     @property
     def max_pixels(self) -> int | None:

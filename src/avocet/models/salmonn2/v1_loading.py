@@ -18,14 +18,7 @@ from avocet.errors import CheckpointError, ConfigError, RecordError
 from avocet.models.loading import folder_tokenizer, read_config, resolve_device, resolve_dtype
 from avocet.models.registry import ModelOptions
 from avocet.models.salmonn2 import towers
-from avocet.models.salmonn2.released_keys import (
-    POSITION_IDS,
-    Rules,
-    qformer_name,
-    released_qformer_name,
-    rename,
-    restore,
-)
+from avocet.models.salmonn2.released_keys import POSITION_IDS, KeyMap, Rules
 from avocet.models.salmonn2.saving import TIED_KEY, write_model
 from avocet.models.salmonn2.v1 import V1Model
 from avocet.models.salmonn2.v1_config import QFORMER_PREFIX, VISION_PREFIX, V1Config, V1Rule, read_v1_config
@@ -50,22 +43,13 @@ _ROTARY = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 _NUMBERED = (QFORMER_PREFIX + POSITION_IDS, VISION_PREFIX + "embeddings.position_ids")
 
 
-def our_name(name: str) -> str | None:
-    """A released name in our words; "" for a constant buffer, None for an unknown one."""
-    if name in _NUMBERED or _ROTARY.fullmatch(name):
-        return ""
-    if name.startswith(QFORMER_PREFIX):
-        inner = qformer_name(name.removeprefix(QFORMER_PREFIX))
-        return None if inner is None else OUR_QFORMER_PREFIX + inner
-    return rename(name, RULES)
-
-
-def released_name(name: str) -> str | None:
-    """The inverse of `our_name`."""
-    if name.startswith(OUR_QFORMER_PREFIX):
-        inner = released_qformer_name(name.removeprefix(OUR_QFORMER_PREFIX))
-        return None if inner is None else QFORMER_PREFIX + inner
-    return restore(name, RULES)
+KEYS = KeyMap(
+    rules=RULES,
+    released_qformer=QFORMER_PREFIX,
+    our_qformer=OUR_QFORMER_PREFIX,
+    constants=re.compile("|".join([*map(re.escape, _NUMBERED), _ROTARY.pattern])),
+)
+our_name, released_name = KEYS.ours, KEYS.released
 
 
 def load_v1(
