@@ -130,21 +130,18 @@ def open_clip(
         path: a local file, or an http, https or file URL.
         fps: frames per second to sample; see the module's rules for which frames these are.
         max_frames: the most frames to return; longer clips are sampled more sparsely, evenly.
-        max_pixels: the most pixels (width x height) of a frame. Larger pictures are scaled down with their
-            aspect kept, both sides rounded down; smaller ones are never scaled up.
+        max_pixels: the most pixels of a frame. Larger pictures are scaled down with their aspect kept, both sides
+            rounded down; smaller ones are never scaled up.
         audio: "auto" uses the sound if there is any, "require" raises without usable sound, "ignore" returns
             no waveform but still reports `audio_status`.
-        min_frames: the fewest targets to sample for; shorter clips are sampled more densely, evenly. A frame is
-            still returned once, so a clip of few frames gives fewer.
+        min_frames: the fewest targets to sample for; shorter clips are sampled more densely. Each frame still once.
         clip_id: the clip's id; the path by default.
-        timeout_seconds: the longest wait for data, and how much longer than half the playing time reading
-            may take altogether.
+        timeout_seconds: the longest wait for data, and how much longer than half the playing time reading may take.
 
     Returns:
-        A `Clip`: frames uint8 (T, 3, H, W) turned upright with square pixels, their times, and the waveform
-        float32 (S,) at 16 kHz mono whose sample i plays at start_seconds + i / 16000. A still image gives
-        one frame at 0 s, no waveform, audio_status "absent", `source.is_image`, and a duration of 1/fps.
-        What is transparent is shown over white.
+        A `Clip`: frames uint8 (T, 3, H, W) turned upright with square pixels, their times, and the waveform float32
+        (S,) at 16 kHz mono whose sample i plays at start_seconds + i / 16000. A still image gives one frame at 0 s,
+        no sound, `source.is_image`, and a duration of 1/fps. What is transparent is shown over white.
 
     Raises:
         ConfigError: an argument is outside of what is allowed.
