@@ -170,13 +170,13 @@ class InstructionFile:
 
     def _fitting(self, path: str) -> list[str]:
         """The keys of the best rule that finds any."""
-        parts, name = _parts(path), _last(path)
+        parts, name = name_parts(path), _last(path)
         if same_name := self._keys_of_name.get(name, []):
-            shared = {key: _num_shared(_parts(key), parts) for key in same_name}
+            shared = {key: num_shared_parts(name_parts(key), parts) for key in same_name}
             most = max(shared.values())
             best = [key for key in same_name if shared[key] == most]
             # "video/0.mp4" agrees with /data/video/0.mp4 as a whole, "old/video/0.mp4" contradicts it in part.
-            return [key for key in best if len(_parts(key)) == most] or best
+            return [key for key in best if len(name_parts(key)) == most] or best
         return self._keys_of_name.get(_stem(name)) or self._keys_of_stem.get(_stem(name), [])
 
     @functools.cached_property
@@ -199,7 +199,7 @@ def _collect(items: Sequence[tuple[str, Any]], path: Path) -> dict[str, str]:
     """Key -> instruction of parsed items, each with the words that say where it stands."""
     found: dict[str, str] = {}
     for where, item in items:
-        key, text = _read_item(item, where)
+        key, text = read_item(item, where)
         if found.setdefault(key, text) != text:
             raise ConfigError(f"{where} gives {key!r} another instruction than an item before it")
     if not found:
@@ -207,21 +207,21 @@ def _collect(items: Sequence[tuple[str, Any]], path: Path) -> dict[str, str]:
     return found
 
 
-def _read_item(item: Any, where: str) -> tuple[str, str]:
+def read_item(item: Any, where: str) -> tuple[str, str]:
     """(key, instruction) of one item of any of the forms."""
     if isinstance(item, dict):
         if "instruction" in item:
             key, text = item.get("clip_id", item.get("video")), item["instruction"]
         elif "conversations" in item:
-            turn = _first(item["conversations"], "from", "human")
+            turn = first_entry(item["conversations"], "from", "human")
             key, text = item.get("video"), turn.get("value")
             # Where the model's own code puts the media; here the captioner does.
             text = text.replace("<image>", "") if isinstance(text, str) else text
         elif "messages" in item:
-            content = _first(item["messages"], "role", "user").get("content")
-            video = _first(content, "type", "video").get("video")
+            content = first_entry(item["messages"], "role", "user").get("content")
+            video = first_entry(content, "type", "video").get("video")
             key = video.get("video_file") if isinstance(video, dict) else None
-            text = _first(content, "type", "text").get("text")
+            text = first_entry(content, "type", "text").get("text")
         else:
             raise ConfigError(f"{where} has none of 'instruction', 'conversations' and 'messages'")
         if not isinstance(key, str) or not key:
@@ -230,7 +230,7 @@ def _read_item(item: Any, where: str) -> tuple[str, str]:
     raise ConfigError(f"{where} is no JSON object but {type(item).__name__}")
 
 
-def _first(entries: Any, field: str, value: str) -> dict[str, Any]:
+def first_entry(entries: Any, field: str, value: str) -> dict[str, Any]:
     """The first entry whose `field` is `value`, {} where there is none."""
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and entry.get(field) == value:
@@ -259,21 +259,21 @@ def _words(text: Any, where: str) -> str:
     return text.strip()
 
 
-def _parts(path: str) -> list[str]:
+def name_parts(path: str) -> list[str]:
     """Path components of a file path or URL, without empty ones."""
     plain = re.split("[?#]", path, maxsplit=1)[0] if "://" in path else path
     return [part for part in plain.replace("\\", "/").split("/") if part not in ("", ".")]
 
 
 def _last(path: str) -> str:
-    return (_parts(path) or [""])[-1]
+    return (name_parts(path) or [""])[-1]
 
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _num_shared(first: Sequence[str], second: Sequence[str]) -> int:
+def num_shared_parts(first: Sequence[str], second: Sequence[str]) -> int:
     """How many components two paths have in common, counted from the end."""
     count = 0
     for one, other in zip(reversed(first), reversed(second), strict=False):

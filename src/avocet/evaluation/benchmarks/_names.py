@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from avocet.captioning.instructions import _num_shared, _parts
+from avocet.captioning.instructions import name_parts, num_shared_parts
 from avocet.errors import ConfigError
 
 OwnerT = TypeVar("OwnerT")
@@ -116,7 +116,7 @@ def _video_files(folder: Path) -> Iterable[Path]:
 
 
 def _read_name(text: str) -> _Name:
-    parts = [unicodedata.normalize("NFC", part) for part in _parts(text)]
+    parts = [unicodedata.normalize("NFC", part) for part in name_parts(text)]
     if not parts:
         return _Name((), "")
     ending = next((ending for ending in _ENDINGS if parts[-1].lower().endswith(ending)), "")
@@ -127,6 +127,6 @@ def _read_name(text: str) -> _Name:
 
 
 def _fit(first: _Name, second: _Name) -> Fit:
-    shared = _num_shared(first.parts, second.parts)
+    shared = num_shared_parts(first.parts, second.parts)
     endings = 2 if first.ending == second.ending else int(not first.ending or not second.ending)
     return Fit(endings, shared, shared == min(len(first.parts), len(second.parts)))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avocet.captioning.instructions import _first, _read_item
+from avocet.captioning.instructions import first_entry, read_item
 from avocet.errors import ConfigError, RecordError
 from avocet.evaluation.items import Question
 
@@ -142,13 +142,13 @@ def read_object(path: str | Path) -> Entry:
 
 def read_instruction(entry: Entry) -> tuple[str, str]:
     """(video, instruction) of an entry of a form that `InstructionFile` reads too. Raises `ConfigError`."""
-    return _read_item(entry.value, entry.where)
+    return read_item(entry.value, entry.where)
 
 
 def first_turn(entry: Entry, name: str, field: str, value: str) -> Entry:
     """The first object of the list `name` whose `field` is `value`. Raises `RecordError` when there is none."""
     entry.get(name, list, "a list of objects")
-    found = _first(entry.value[name], field, value)
+    found = first_entry(entry.value[name], field, value)
     if not found:
         raise entry.wrong(name, f"a list with an object whose {field!r} is {value!r}")
     return Entry(where=f"{entry.where}, {name!r} ({value})", value=found)
