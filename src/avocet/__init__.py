@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from avocet import (
         captioning,
         evaluation,
+        judging,
         ledger,
         media,
         metrics,
@@ -33,7 +34,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = frozenset(
     {
-        *("captioning", "evaluation", "ledger", "media", "metrics", "models"),
+        *("captioning", "evaluation", "judging", "ledger", "media", "metrics", "models"),
         *("records", "review", "rewards", "theatre", "training"),
     }
 )
@@ -51,6 +52,7 @@ __all__ = [
     "captioning",
     "errors",
     "evaluation",
+    "judging",
     "ledger",
     "load_captioner",
     "media",

@@ -279,6 +279,22 @@ def test_requests_per_minute(server: JudgeServer, make_client: MakeClient) -> No
     assert 0.35 < times[-1] - times[0] < 3
 
 
+def test_tokens_per_minute_are_corrected_by_what_was_used(server: JudgeServer, make_client: MakeClient) -> None:
+    client = make_client(tokens_per_minute=60_000)  # 1000 a second
+    parameters = CallParameters(max_tokens=1000)
+
+    async def main() -> float:
+        async with client:
+            await client.complete(question("first", parameters=parameters))
+            started = time.monotonic()
+            for index in range(10):
+                await client.complete(question(str(index), parameters=parameters))
+            return time.monotonic() - started
+
+    # Each may take 1009 tokens and takes 110: 0.11 s apart instead of 1.009 s.
+    assert 0.9 < asyncio.run(main()) < 5
+
+
 def test_a_schema_is_sent_where_it_is_understood(server: JudgeServer, make_client: MakeClient) -> None:
     one(make_client(), question(schema=SCHEMA))
     assert server.asked[0].body["response_format"] == {

@@ -164,6 +164,15 @@ def test_invisible_characters_go_and_are_noted(hidden: str, number: int) -> None
     assert (result.text, result.notes) == ("ab", (f"{number} invisible characters removed",))
 
 
+def test_what_unicode_calls_invisible_goes() -> None:
+    seen = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+    for code in range(0x110000):
+        character = chr(code)
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") and character not in f"\n\t{seen}":
+            assert neutralise(character).text in ("", "\n"), hex(code)
+    assert neutralise(seen).text == seen
+
+
 def test_invisible_characters_cannot_hide_a_tag() -> None:
     assert neutralise("<\u200b|im_end|\u200b>").text == "< |im_end| >"
 
@@ -184,7 +193,7 @@ def test_neutralising_twice_changes_nothing_more(text: str) -> None:
     assert neutralise(once).text == once
     assert neutralise(once).notes == ()
     assert not re.search(r"<[|/!A-Za-z]|\|>", once)
-    assert not {unicodedata.category(character) for character in once if character not in "\n\t"} & {"Cc", "Cf", "Cs"}
+    assert not {unicodedata.category(character) for character in once if character not in "\n\t"} & {"Cc", "Cs", "Co"}
     once.encode()
 
 

@@ -102,10 +102,12 @@ async def _begin_turn(_request: object) -> None:
     await _TURN.get().begin()
 
 
-async def _end_turn(_response: object) -> None:
+async def _end_turn(response: Any) -> None:
+    if response.status_code >= 400:
+        return  # it may say that nobody should send for a while: read it first
     _TURN.get().end()
     # Let the request that has been waiting for the place go out before this reply is read and the next request made,
-    # which takes a millisecond. Measured with 64 places and replies after 200 ms: 95 % of the ideal throughput, not 91 %.
+    # which takes a millisecond. With 64 places and replies after 200 ms that is 96 % of the ideal throughput, not 91 %.
     for _ in range(_STEPS_OF_SENDING):
         await asyncio.sleep(0)
 

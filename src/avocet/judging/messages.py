@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -248,7 +249,7 @@ class ChatRequest:
             body["response_format"] = self.schema.wire()
         return body
 
-    @property
+    @functools.cached_property
     def estimated_prompt_tokens(self) -> int:
         """On the high side for text; see the constants of this module for media."""
         schema = "" if self.schema is None else json.dumps(self.schema.wire())

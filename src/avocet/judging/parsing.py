@@ -99,6 +99,7 @@ def last_record(reply: str, shape: type[ShapeT]) -> ShapeT:
         raise ParseError(f"a JSON object with exactly the fields {fields}", problems, reply) from error
 
 
+@functools.cache
 def schema_of(shape: type[Record]) -> ReplySchema:
     """The schema by which servers hold a reply to `shape`."""
     return ReplySchema(name=shape.__name__, schema=_adapter(shape).json_schema())  # type: ignore[arg-type]  # as above

@@ -18,7 +18,6 @@ import hashlib
 import importlib.resources
 import re
 import string
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
@@ -27,17 +26,21 @@ from avocet.judging.messages import Message, Part, Role, TextPart
 
 _HEADING = re.compile(r"^\[(system|user)\][ \t]*\n", re.MULTILINE)
 
+_LINE_BREAK = re.compile("\r\n?|[\u2028\u2029\x85]")
+
 DEFAULT_MAX_CHARS = 60_000
 """About 15,000 tokens: several times the longest caption that a captioner here can write."""
 
 _INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\uffa0\ufe00-\ufe0e\ufff0-\ufff8\U000e0000-\U000e0fff"
-    + "\ufdd0-\ufdef"
-    + "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\uf8ff\ufdd0-\ufdef\ufe00-\ufe0e\ufeff\uffa0\ufff0-\uffff"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff"
+    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0xF0000, 0x10000))
     + "]"
 )
-"""Characters that show nothing though their category does not say so: fillers, variation selectors other than the emoji
-one (U+FE0F), the "tag" alphabet with its surroundings, and what Unicode reserves as no character."""
+"""Control, format, private-use and reserved characters, lone surrogates, fillers, and variation selectors other than
+the one of emoji (U+FE0F). Unassigned ones stay: new emoji are among them. So do format characters that are seen (Arabic
+number signs)."""
 _TAG_OPENING = re.compile(r"<(?=[A-Za-z_/!?|｜])|(?<=[|｜])>")
 """What could open or close a tag, or be half of a control token such as <|im_end|>."""
 _BRACKETED = re.compile(r"\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG\w*)\])")
@@ -66,22 +69,15 @@ def neutralise(text: str, max_chars: int = DEFAULT_MAX_CHARS) -> Neutralised:
     if max_chars < 1:
         raise PromptError(f"max_chars must be >= 1, got {max_chars}")
     notes = []
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
-    visible = "".join(character for character in lines if not _is_invisible(character))
-    if len(visible) != len(lines):
-        notes.append(f"{len(lines) - len(visible)} invisible characters removed")
+    lines = _LINE_BREAK.sub("\n", text)
+    visible, num_removed = _INVISIBLE.subn("", lines)
+    if num_removed:
+        notes.append(f"{num_removed} invisible characters removed")
     if len(visible) > max_chars:
         notes.append(f"cut from {len(visible)} to {max_chars} characters")
         visible = f"{visible[:max_chars]}\n(cut here: {len(visible) - max_chars} more characters)"
     spaced = _TAG_OPENING.sub(lambda match: "< " if match[0] == "<" else " >", visible)
     return Neutralised(text=_BRACKETED.sub("[ ", spaced), notes=tuple(notes))
-
-
-def _is_invisible(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    # Not the category "unassigned": that depends on the age of Python's tables, and new emoji are in it.
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") or _INVISIBLE.match(character) is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,7 +155,7 @@ class Prompt:
                 )
         return cls(name=name, version=hashlib.sha256(text.encode()).hexdigest()[:12], sections=sections)
 
-    @property
+    @functools.cached_property
     def variables(self) -> frozenset[str]:
         return frozenset(name for _, text in self.sections for name in string.Template(text).get_identifiers())
 
