@@ -1,6 +1,6 @@
 """How far the layouts of the Qwen-Omni family place picture and sound from their true seconds.
 
-    python benchmarks/layout_drift.py        # prints the table of docs/qwen_omni.md
+python benchmarks/layout_drift.py        # prints the table of docs/qwen_omni.md
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ events; a fourth when the reference comes without events. The prompts are our ow
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ class EntailmentReply(Record):
         numbers = sorted(label.number for label in self.labels)
         if numbers != list(range(1, num_events + 1)):
             raise RecordError(
-                f"labels must be given for the numbers 1 to {num_events}, each once; got {str(numbers):.200}"
+                f"labels must be given for the numbers 1 to {num_events}, each once; got {numbers!s:.200}"
             )
         return tuple(label.label for label in sorted(self.labels, key=lambda label: label.number))
 
@@ -168,10 +169,11 @@ class DreamJudge(LlmJudge[DreamItem]):
         true = item.events if item.events is not None else await self._events(item.reference, examination)
         if not told and not true:
             raise Unscorable("neither the caption nor the reference tells an event")
-        return DreamFindings.of(
+        findings = DreamFindings.of(
             reference_events=await self._labelled(true, item.caption, examination),
             caption_events=await self._labelled(told, item.reference, examination),
-        ).to_dict()
+        )
+        return dict(json.loads(findings.to_json_line()))
 
     async def _events(self, text: str, examination: Examination) -> tuple[str, ...]:
         prompt = self.prompts["dream_extract"].render(text=Untrusted(text=text), max_events=MAX_EVENTS)
@@ -192,11 +194,12 @@ class DreamJudge(LlmJudge[DreamItem]):
         prompt = self.prompts["dream_entail"].render(
             text=Untrusted(text=text), events=Untrusted.listing(events), num_events=len(events)
         )
+        undecided: EntailmentLabel = "neutral"
         labels = await examination.ask(
             prompt,
             lambda reply: last_record(reply, EntailmentReply).in_order(len(events)),
             schema=schema_of(EntailmentReply),
-            assumed=("neutral",) * len(events),
+            assumed=(undecided,) * len(events),
         )
         return tuple(LabelledEvent(event=event, label=label) for event, label in zip(events, labels, strict=True))
 

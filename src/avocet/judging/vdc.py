@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -117,7 +118,7 @@ class QuestionFinding(Record):
         is_scored = self.reason is None
         if (self.correct is not None) != is_scored or (self.score is not None) != is_scored:
             raise RecordError(
-                f"QuestionFinding {self.id!r}: an unscored question needs a reason and no score, a scored one the reverse"
+                f"QuestionFinding {self.id!r}: it needs either a reason why it is unscored, or both correct and score"
             )
 
 
@@ -199,7 +200,7 @@ class VdcJudge(LlmJudge[VdcItem]):
         ]
         if all(finding.reason is not None for finding in findings):
             raise Unscorable(f"none of {len(findings)} questions could be scored; the first: {findings[0].reason}")
-        return VdcFindings.of(findings).to_dict()
+        return dict(json.loads(VdcFindings.of(findings).to_json_line()))
 
     async def _answer(self, caption: str, question: ShortQuestion, examination: Examination) -> ShortAnswerReply:
         prompt = self.prompts["vdc_answer"].render(

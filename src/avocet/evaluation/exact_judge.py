@@ -1,0 +1,71 @@
+"""The theatre's exact judge behind the interface of all judges.
+
+It stands where a judge that is a language model stands, and gives the findings that such a judge gives on events:
+whatever runs, resumes, reports or calibrates judges can be tried on it without a model, a network or any doubt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import ClassVar
+
+from avocet import __version__
+from avocet.judging.judge import Judge
+from avocet.metrics import EventFindings
+from avocet.records import Record, Verdict
+from avocet.theatre.judge import judge as judge_exactly
+from avocet.theatre.script import Script
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TheatreCaption(Record):
+    """A caption of a staged script."""
+
+    clip_id: str
+    caption: str
+    script: Script
+    see: bool = True
+    """False for a copy of the clip without its picture, whose captions are judged without the events seen there."""
+    hear: bool = True
+    """False for a copy without its sound."""
+
+
+class ExactEventJudge(Judge[TheatreCaption]):
+    """Findings: `avocet.metrics.EventFindings` as JSON ("num_events", "missed", "incorrect", "hallucinated").
+
+    Missed events are named as `avocet.theatre` describes them; an incorrect one is followed by ": described as ...".
+    No caption is unscored: any text can be judged, the empty one too.
+    """
+
+    name: ClassVar[str] = "exact-events"
+
+    @property
+    def identity(self) -> str:
+        """name/version of the package: another version may understand more captions."""
+        return f"{self.name}/{__version__}"
+
+    async def judge(self, item: TheatreCaption, run_index: int = 0) -> Verdict:
+        findings = exact_findings(item.caption, item.script, see=item.see, hear=item.hear)
+        return Verdict(
+            clip_id=item.clip_id,
+            judge=self.identity,
+            run_index=run_index,
+            findings=dict(json.loads(findings.to_json_line())),
+        )
+
+
+def exact_findings(caption: str, script: Script, *, see: bool = True, hear: bool = True) -> EventFindings:
+    """What `avocet.theatre.judge` finds, without what other judges of events do not look for (order, repetition)."""
+    found = judge_exactly(caption, script, see=see, hear=hear)
+    return EventFindings(
+        num_events=found.num_events,
+        missed=found.missed,
+        incorrect=found.incorrect,
+        hallucinated=found.hallucinated,
+    )
+
+
+def event_texts(script: Script) -> tuple[str, ...]:
+    """The events of a script as the judge names them: what an event judge gets as the list of the clip's events."""
+    return exact_findings("", script).missed
