@@ -11,11 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avocet.judging.cache import ReplyCache
+    from avocet.judging.calibration import CalibrationItem, JudgeCalibration, calibrate, event_findings
+    from avocet.judging.checklist import CaptionWithChecklist, ChecklistFindings, ChecklistJudge, Keypoint
     from avocet.judging.client import ClientSettings, JudgeClient
     from avocet.judging.completeness import CompletenessJudge, FusedCaption
     from avocet.judging.costs import Price, RunSummary, Usage, find_price, parse_price
+    from avocet.judging.dialogue import (
+        DialogueCaption,
+        DialogueExtractor,
+        DialogueFindings,
+        DialogueItem,
+        DialogueJudge,
+        ExtractedDialogue,
+    )
+    from avocet.judging.dream import DreamFindings, DreamItem, DreamJudge
     from avocet.judging.errors import CallFailed, JudgeError, JudgeStop, ParseError
+    from avocet.judging.events import (
+        CaptionWithEvents,
+        DescribedClip,
+        EventJudge,
+        EventSplit,
+        EventSplitter,
+        SplitEvent,
+    )
     from avocet.judging.judge import Examination, Job, Judge, LlmJudge, Unscorable
+    from avocet.judging.letters import read_letter
     from avocet.judging.messages import (
         AudioPart,
         CallParameters,
@@ -29,8 +49,91 @@ if TYPE_CHECKING:
     )
     from avocet.judging.parsing import last_integer, last_json, last_record, last_yes_no, schema_of
     from avocet.judging.prompts import Prompt, RenderedPrompt, Untrusted, load_prompt, neutralise
+    from avocet.judging.qa import (
+        CaptionQaJudge,
+        CaptionQuestions,
+        ChoiceQuestion,
+        DirectAnswer,
+        DirectAnswerJudge,
+        QaFindings,
+        QaScores,
+        accuracy,
+    )
+    from avocet.judging.speakers import (
+        LabelSpeakerJudge,
+        SpeakerFindings,
+        SpeakerJudge,
+        SpeakerPairs,
+        TextSpeakerJudge,
+        WatchingSpeakerJudge,
+    )
+    from avocet.judging.ugc import UgcFindings, UgcItem, UgcJudge
+    from avocet.judging.vdc import ShortQuestion, VdcFindings, VdcItem, VdcJudge
 
 _NAMES_OF_MODULES = {
+    "calibration": (
+        "CalibrationItem",
+        "JudgeCalibration",
+        "calibrate",
+        "event_findings",
+    ),
+    "checklist": (
+        "CaptionWithChecklist",
+        "ChecklistFindings",
+        "ChecklistJudge",
+        "Keypoint",
+    ),
+    "dialogue": (
+        "DialogueCaption",
+        "DialogueExtractor",
+        "DialogueFindings",
+        "DialogueItem",
+        "DialogueJudge",
+        "ExtractedDialogue",
+    ),
+    "dream": (
+        "DreamFindings",
+        "DreamItem",
+        "DreamJudge",
+    ),
+    "events": (
+        "CaptionWithEvents",
+        "DescribedClip",
+        "EventJudge",
+        "EventSplit",
+        "EventSplitter",
+        "SplitEvent",
+    ),
+    "letters": ("read_letter",),
+    "qa": (
+        "CaptionQaJudge",
+        "CaptionQuestions",
+        "ChoiceQuestion",
+        "DirectAnswer",
+        "DirectAnswerJudge",
+        "QaFindings",
+        "QaScores",
+        "accuracy",
+    ),
+    "speakers": (
+        "LabelSpeakerJudge",
+        "SpeakerFindings",
+        "SpeakerJudge",
+        "SpeakerPairs",
+        "TextSpeakerJudge",
+        "WatchingSpeakerJudge",
+    ),
+    "ugc": (
+        "UgcFindings",
+        "UgcItem",
+        "UgcJudge",
+    ),
+    "vdc": (
+        "ShortQuestion",
+        "VdcFindings",
+        "VdcItem",
+        "VdcJudge",
+    ),
     "cache": ("ReplyCache",),
     "client": ("ClientSettings", "JudgeClient"),
     "completeness": ("CompletenessJudge", "FusedCaption"),
@@ -48,34 +151,78 @@ _HOMES = MappingProxyType({name: module for module, names in _NAMES_OF_MODULES.i
 
 __all__ = [
     "AudioPart",
+    "CalibrationItem",
     "CallFailed",
     "CallParameters",
+    "CaptionQaJudge",
+    "CaptionQuestions",
+    "CaptionWithChecklist",
+    "CaptionWithEvents",
     "ChatRequest",
+    "ChecklistFindings",
+    "ChecklistJudge",
+    "ChoiceQuestion",
     "ClientSettings",
     "CompletenessJudge",
+    "DescribedClip",
+    "DialogueCaption",
+    "DialogueExtractor",
+    "DialogueFindings",
+    "DialogueItem",
+    "DialogueJudge",
+    "DirectAnswer",
+    "DirectAnswerJudge",
+    "DreamFindings",
+    "DreamItem",
+    "DreamJudge",
+    "EventJudge",
+    "EventSplit",
+    "EventSplitter",
     "Examination",
+    "ExtractedDialogue",
     "FusedCaption",
     "ImagePart",
     "Job",
     "Judge",
+    "JudgeCalibration",
     "JudgeClient",
     "JudgeError",
     "JudgeStop",
+    "Keypoint",
+    "LabelSpeakerJudge",
     "LlmJudge",
     "Message",
     "ParseError",
     "Price",
     "Prompt",
+    "QaFindings",
+    "QaScores",
     "RenderedPrompt",
     "Reply",
     "ReplyCache",
     "ReplySchema",
     "RunSummary",
+    "ShortQuestion",
+    "SpeakerFindings",
+    "SpeakerJudge",
+    "SpeakerPairs",
+    "SplitEvent",
     "TextPart",
+    "TextSpeakerJudge",
+    "UgcFindings",
+    "UgcItem",
+    "UgcJudge",
     "Unscorable",
     "Untrusted",
     "Usage",
+    "VdcFindings",
+    "VdcItem",
+    "VdcJudge",
     "VideoPart",
+    "WatchingSpeakerJudge",
+    "accuracy",
+    "calibrate",
+    "event_findings",
     "find_price",
     "last_integer",
     "last_json",
@@ -84,6 +231,7 @@ __all__ = [
     "load_prompt",
     "neutralise",
     "parse_price",
+    "read_letter",
     "schema_of",
 ]
 

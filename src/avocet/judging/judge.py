@@ -13,12 +13,12 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from avocet.errors import ConfigError, RecordError
 from avocet.judging.client import JudgeClient
-from avocet.judging.errors import CallFailed, JudgeError, NotSent, ParseError
+from avocet.judging.errors import CallFailed, JudgeError, JudgeStop, NotSent, ParseError
 from avocet.judging.messages import CallParameters, ChatRequest, Message, Reply, ReplySchema
 from avocet.judging.prompts import Prompt, RenderedPrompt, load_prompt
 from avocet.records import Verdict
@@ -306,6 +306,16 @@ class Examination:
             if assumed is None:
                 raise
             return assumed
+
+
+async def settled(calls: Iterable[Coroutine[Any, Any, ValueT]]) -> list[ValueT | Unscorable]:
+    """The results of calls made at once, when all are there. Raises the first error that is not `Unscorable`."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException) and not isinstance(result, Unscorable)]
+    if errors:
+        # What concerns the whole run goes before what concerns one question.
+        raise min(errors, key=lambda error: not isinstance(error, JudgeStop))
+    return [result for result in results if not isinstance(result, BaseException) or isinstance(result, Unscorable)]
 
 
 class _NoWholeReply(ParseError):

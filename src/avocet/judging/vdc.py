@@ -13,15 +13,13 @@ reference by yes or no and a score of 0 to 5. What differs from the code release
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from avocet.errors import RecordError
-from avocet.judging.errors import JudgeStop
-from avocet.judging.judge import Examination, LlmJudge, Unscorable
+from avocet.judging.judge import Examination, LlmJudge, Unscorable, settled
 from avocet.judging.parsing import last_record, schema_of
 from avocet.judging.prompts import Untrusted
 from avocet.records import Record, Verdict
@@ -32,8 +30,6 @@ MAX_SCORE = 5
 
 NOT_STATED = "The description does not say."
 """What an abstention is compared as."""
-
-ValueT = TypeVar("ValueT")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,14 +178,14 @@ class VdcJudge(LlmJudge[VdcItem]):
     async def examine(self, item: VdcItem, examination: Examination) -> dict[str, Any]:
         # All answers before all scores: the replies then stand in the same order in every run.
         asked = [question for question in item.questions if question.defect is None]
-        replies = await _settled(self._answer(item.caption, question, examination) for question in asked)
+        replies = await settled(self._answer(item.caption, question, examination) for question in asked)
         answers = {
             question.id: reply
             for question, reply in zip(asked, replies, strict=True)
             if not isinstance(reply, Unscorable)
         }
         compared = [question for question in asked if question.id in answers]
-        scores = await _settled(self._score(question, answers[question.id], examination) for question in compared)
+        scores = await settled(self._score(question, answers[question.id], examination) for question in compared)
         outcomes = {question.id: reply for question, reply in zip(asked, replies, strict=True)} | {
             question.id: score for question, score in zip(compared, scores, strict=True)
         }
@@ -241,13 +237,3 @@ def _finding(
             reasoning=outcome.reasoning,
         )
     return QuestionFinding(id=question.id, answer=text, reason=question.defect or str(outcome))
-
-
-async def _settled(calls: Iterable[Coroutine[Any, Any, ValueT]]) -> list[ValueT | Unscorable]:
-    """The results of calls made at once, when all are there. Raises the first error that is not `Unscorable`."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException) and not isinstance(result, Unscorable)]
-    if errors:
-        # What concerns the whole run goes before what concerns one question.
-        raise min(errors, key=lambda error: not isinstance(error, JudgeStop))
-    return [result for result in results if not isinstance(result, BaseException) or isinstance(result, Unscorable)]

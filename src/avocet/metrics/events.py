@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from avocet.errors import ConfigError, RecordError
-from avocet.metrics.statistics import mean_with_error
+from avocet.metrics.statistics import mean_with_error, ratio_of_sums
 from avocet.records import Record
 
 Protocol = Literal["paper", "released"]
@@ -157,14 +157,14 @@ def _paper_rates(columns: list[list[EventFindings | None]], num_runs: int) -> Ev
 
 def _released_rates(columns: list[list[EventFindings | None]], num_runs: int) -> EventRates:
     found = [[item for column in columns if (item := column[run]) is not None] for run in range(num_runs)]
-    totals = [_pooled([_errors(item) for item in run], [item.num_events for item in run])[0] for run in found]
+    totals = [ratio_of_sums([_errors(item) for item in run], [item.num_events for item in run])[0] for run in found]
     usable = sorted((total, run) for run, total in enumerate(totals) if not math.isnan(total))
     run_index = usable[(len(usable) - 1) // 2][1] if usable else None
     chosen = found[run_index] if run_index is not None else []
     events = [item.num_events for item in chosen]
-    miss, miss_error = _pooled([len(item.missed) for item in chosen], events)
-    hall, hall_error = _pooled([len(item.incorrect) + len(item.hallucinated) for item in chosen], events)
-    total, total_error = _pooled([_errors(item) for item in chosen], events)
+    miss, miss_error = ratio_of_sums([len(item.missed) for item in chosen], events)
+    hall, hall_error = ratio_of_sums([len(item.incorrect) + len(item.hallucinated) for item in chosen], events)
+    total, total_error = ratio_of_sums([_errors(item) for item in chosen], events)
     return EventRates(
         protocol="released",
         miss=miss,
@@ -183,13 +183,3 @@ def _released_rates(columns: list[list[EventFindings | None]], num_runs: int) ->
 
 def _errors(findings: EventFindings) -> int:
     return len(findings.missed) + len(findings.incorrect) + len(findings.hallucinated)
-
-
-def _pooled(counts: Sequence[int], events: Sequence[int]) -> tuple[float, float]:
-    """R = sum(counts) / sum(events) and its error sqrt(n / (n - 1) * sum((count - R * events)^2)) / sum(events)."""
-    rate = _ratio(sum(counts), sum(events))
-    n = len(counts)
-    if math.isnan(rate) or n < 2:
-        return rate, math.nan
-    squares = sum((count - rate * num) ** 2 for count, num in zip(counts, events, strict=True))
-    return rate, math.sqrt(n / (n - 1) * squares) / sum(events)

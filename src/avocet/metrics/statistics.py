@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from avocet.records import Record
 
 _CHUNK_VALUES = 4_000_000
 """Resampled values held in memory at once."""
+_WILSON_Z = 1.959963984540054
+"""The normal distribution has 95 % within so many standard deviations."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,23 @@ class MeanWithError(Record):
     standard_error: float
     """Sample standard deviation / sqrt(n); nan with fewer than two values."""
     num_values: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share(Record):
+    """How many of some items have a property."""
+
+    rate: float
+    """num_hits / num_values; nan without values."""
+    standard_error: float
+    """sqrt(rate * (1 - rate) / (n - 1)): that of a mean of zeros and ones; nan with fewer than two values."""
+    low: float
+    """Wilson's 95 % interval, which also holds for rates of 0 and 1, where the standard error is 0."""
+    high: float
+    num_hits: int
+    num_values: int
+    num_unscored: int
+    """Items of which nobody knows; not among the values."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +82,41 @@ def mean_with_error(values: Sequence[float]) -> MeanWithError:
         standard_error=float(data.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan,
         num_values=n,
     )
+
+
+def share(hits: Iterable[bool | None]) -> Share:
+    """The share of True among True and False; None is unscored."""
+    known = list(hits)
+    num_unscored = sum(hit is None for hit in known)
+    num_values, num_hits = len(known) - num_unscored, sum(hit is not None and bool(hit) for hit in known)
+    rate = num_hits / num_values if num_values else math.nan
+    low, high = _wilson(num_hits, num_values)
+    return Share(
+        rate=rate,
+        standard_error=math.sqrt(rate * (1 - rate) / (num_values - 1)) if num_values > 1 else math.nan,
+        low=low,
+        high=high,
+        num_hits=num_hits,
+        num_values=num_values,
+        num_unscored=num_unscored,
+    )
+
+
+def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
+    """R = sum(numerators) / sum(denominators) over clips, and its standard error by linearisation.
+
+    The error is sqrt(n / (n - 1) * sum((numerator - R * denominator)^2)) / sum(denominators): the clips are what was
+    sampled. nan without anything to divide by, the error also with fewer than two clips. Raises `ConfigError` for
+    lists of different length, values that are not finite, or a negative denominator.
+    """
+    above, below = checked_ratio(numerators, denominators)
+    total = float(below.sum())
+    if not total:
+        return math.nan, math.nan
+    rate, n = float(above.sum()) / total, len(above)
+    if n < 2:
+        return rate, math.nan
+    return rate, math.sqrt(n / (n - 1) * float(np.square(above - rate * below).sum())) / total
 
 
 def bootstrap_interval(
@@ -115,6 +169,26 @@ def paired_bootstrap(
         p_value=(1 + exceeding) / (1 + num_resamples) if len(data) > 1 else math.nan,
         num_pairs=len(data),
     )
+
+
+def checked_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 (n,). Raises `ConfigError` as `ratio_of_sums`."""
+    if len(numerators) != len(denominators):
+        raise ConfigError(f"each numerator needs its denominator, got {len(numerators)} and {len(denominators)}")
+    above, below = _checked("numerators", numerators), _checked("denominators", denominators)
+    if np.any(below < 0):
+        raise ConfigError(f"denominators must be >= 0, got {float(below.min())}")
+    return above, below
+
+
+def _wilson(num_hits: int, num_values: int) -> tuple[float, float]:
+    if not num_values:
+        return math.nan, math.nan
+    rate, shrink = num_hits / num_values, 1 + _WILSON_Z**2 / num_values
+    centre = (rate + _WILSON_Z**2 / (2 * num_values)) / shrink
+    spread = math.sqrt(rate * (1 - rate) / num_values + (_WILSON_Z / (2 * num_values)) ** 2) * _WILSON_Z / shrink
+    # At the ends one side is exact; rounding would leave it beside 0 or 1.
+    return centre - spread if num_hits else 0.0, centre + spread if num_hits < num_values else 1.0
 
 
 def _checked(name: str, values: Sequence[float]) -> np.ndarray:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from avocet.metrics import Utterance, align_dialogue
+from avocet.metrics import Utterance
+from avocet.metrics.dialogue_scores import dialogue_scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,5 @@ def dialogue_reward(
             matched pairs only.
         threshold: least similarity of a matched pair.
     """
-    if not generated and not reference:
-        return DialogueReward(value=1.0, precision=1.0, recall=1.0)
-    if not generated or not reference:
-        return DialogueReward(value=0.0, precision=0.0, recall=0.0)
-    alignment = align_dialogue(generated, reference, threshold)
-    num_right_speakers = sum(same_speaker(i, j) for i, j, _ in alignment.pairs)
-    combined = (alignment.similarity_sum + num_right_speakers) / 2
-    precision, recall = combined / len(generated), combined / len(reference)
-    value = 2 * precision * recall / (precision + recall) if combined else 0.0
-    return DialogueReward(value=value, precision=precision, recall=recall)
+    scores = dialogue_scores(generated, reference, same_speaker, threshold)
+    return DialogueReward(value=scores.f1, precision=scores.precision, recall=scores.recall)
