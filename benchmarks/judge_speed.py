@@ -29,7 +29,7 @@ from avocet.judging.client import ClientSettings, JudgeClient
 from avocet.judging.messages import ChatRequest, Message
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVER = ROOT / "tests" / "judging" / "judge_server.py"
+SERVER = ROOT / "tests" / "judge_server.py"
 
 
 def questions(count: int) -> Iterator[ChatRequest]:

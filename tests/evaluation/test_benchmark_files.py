@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -22,24 +21,11 @@ FILES = {
     "vdc": "vdc_detailed.jsonl",
     "dream1k": "dream_1k_example.jsonl",
 }
-_SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    """Tests skip without the files, but not in CI when the shared folder is there."""
-    named = os.environ.get("AVOCET_BENCHMARK_DATA")
-    folder = Path(named) if named else _SHARED / "data"
-    if not folder.is_dir():
-        if os.environ.get("CI") == "true" and _SHARED.is_dir():
-            pytest.fail(f"{folder} is missing although {_SHARED} is there")
-        pytest.skip(f"no benchmark files at {folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def read(folder: Path) -> dict[str, list[BenchmarkItem]]:
-    return {name: load_benchmark(name).read(folder / file) for name, file in FILES.items()}
+def read(benchmark_data: Path) -> dict[str, list[BenchmarkItem]]:
+    return {name: load_benchmark(name).read(benchmark_data / file) for name, file in FILES.items()}
 
 
 def by_id(items: list[BenchmarkItem], item_id: str) -> BenchmarkItem:
@@ -76,7 +62,7 @@ def test_items_survive_json_lines(read: dict[str, list[BenchmarkItem]]) -> None:
             assert BenchmarkItem.from_json(item.to_json_line()) == item
 
 
-def test_vs2(read: dict[str, list[BenchmarkItem]], folder: Path) -> None:
+def test_vs2(read: dict[str, list[BenchmarkItem]], benchmark_data: Path) -> None:
     items = read["vs2"]
     assert [item.id for item in items[:2]] + [items[-1].id] == ["video/0.mp4", "video/1.mp4", "video/482.mp4"]
     first = items[0]
@@ -91,7 +77,7 @@ def test_vs2(read: dict[str, list[BenchmarkItem]], folder: Path) -> None:
     asked = Counter(item.instruction for item in items)
     assert sorted(asked.values()) == [59, 61, 62, 70, 71, 76, 84]
     assert not any("<image>" in (item.instruction or "") for item in items)
-    rule = InstructionFile.read(folder / FILES["vs2"])
+    rule = InstructionFile.read(benchmark_data / FILES["vs2"])
     assert all(rule(ClipRef(id=item.id, path=item.video)).text == item.instruction for item in items)
     # A defect of the file: 35 videos have an event more than once, 61 events in all are such repeats.
     repeats = [len(item.events) - len(set(item.events)) for item in items]
@@ -174,9 +160,9 @@ def test_dream1k(read: dict[str, list[BenchmarkItem]]) -> None:
 
 
 def test_the_captions_inside_the_dream_file_are_read_as_captions(
-    read: dict[str, list[BenchmarkItem]], folder: Path
+    read: dict[str, list[BenchmarkItem]], benchmark_data: Path
 ) -> None:
-    captions = read_captions(folder / FILES["dream1k"])
+    captions = read_captions(benchmark_data / FILES["dream1k"])
     assert captions.formats == {"dream1k": 1_000}
     matched = match(read["dream1k"], captions)
     assert (len(matched.pairs), matched.missing_items, matched.unknown_captions, matched.ambiguous) == (
@@ -210,6 +196,6 @@ def test_outputs_of_the_released_scripts_fit_their_benchmarks(
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "dream1k"])  # whose lines do hold captions
-def test_annotations_are_not_taken_for_captions(folder: Path, name: str) -> None:
+def test_annotations_are_not_taken_for_captions(benchmark_data: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"no caption of a known form|must be a text, got"):
-        read_captions(folder / FILES[name])
+        read_captions(benchmark_data / FILES[name])

@@ -131,6 +131,8 @@ class Benchmark(abc.ABC):
     uses_audio: ClassVar[bool]
     """Whether the published scores were made with sound."""
     instruction_source: ClassVar[InstructionSource]
+    file_names: ClassVar[tuple[str, ...]]
+    """What its annotation file is called where it is released, and other names that it goes by."""
     num_published_items: ClassVar[int | None]
     """How many items the published file has, to tell a partial copy; None where none is published."""
 

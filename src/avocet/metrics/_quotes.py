@@ -21,31 +21,37 @@ def quoted_mask(text: str) -> bytearray:
     """One byte per character, 1 inside quotation marks (the marks included). Linear in the length of the text."""
     mask = bytearray(len(text))
     line: list[int] = []
+    start = 0
     for match in _MARK.finditer(text):
         if match[0] == "\n":
-            _fill_line(text, line, match.start(), mask)
-            line = []
+            _fill_line(text, line, start, match.start(), mask)
+            line, start = [], match.end()
         else:
             line.append(match.start())
-    _fill_line(text, line, len(text), mask)
+    _fill_line(text, line, start, len(text), mask)
     return mask
 
 
-def _fill_line(text: str, marks: list[int], end: int, mask: bytearray) -> None:
+def _fill_line(text: str, marks: list[int], start: int, end: int, mask: bytearray) -> None:
     if not marks:
         return
-    _fill_straight([mark for mark in marks if text[mark] in '"＂'], end, mask)
+    _fill_straight(text, [mark for mark in marks if text[mark] in '"＂'], start, end, mask)
     _fill_pairs(text, [mark for mark in marks if text[mark] in _PAIRS or text[mark] in _CLOSERS], end, mask)
     _fill_single(text, [mark for mark in marks if text[mark] in _SINGLE], mask)
 
 
-def _fill_straight(marks: list[int], end: int, mask: bytearray) -> None:
+def _fill_straight(text: str, marks: list[int], start: int, end: int, mask: bytearray) -> None:
     if len(marks) % 2:
-        # One is missing, and nobody knows which: all after the first may be speech.
-        _fill(mask, marks[0], end)
-        return
-    for start, stop in zip(marks[::2], marks[1::2], strict=True):
-        _fill(mask, start, stop + 1)
+        if not text[start : marks[0]].isspace() and not text[marks[0] + 1 : marks[0] + 2].strip():
+            # It closes what an earlier line opened.
+            _fill(mask, start, marks[0] + 1)
+            marks = marks[1:]
+        else:
+            # One is missing, and nobody knows which: all after the first may be speech.
+            _fill(mask, marks[0], end)
+            return
+    for opening, closing in zip(marks[::2], marks[1::2], strict=True):
+        _fill(mask, opening, closing + 1)
 
 
 def _fill_pairs(text: str, marks: list[int], end: int, mask: bytearray) -> None:

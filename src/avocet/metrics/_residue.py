@@ -49,7 +49,7 @@ _LEAKAGE = re.compile(
     r"|(?:based on|according to|from) the (?:provided|given|supplied) "
     r"(?:video|audio|frames?|images?|captions?|transcripts?|descriptions?|information)\b"
     r"|let me know if you\b|feel free to ask\b|(?:i )?hope this helps\b)"
-    r"|^[ \t#*]{0,6}(?:(?:user|assistant|system|human|instruction|response|output|question|answer)[ \t*]{0,3}:"
+    r"|^[ \t#*]{0,6}(?=[a-z])(?:(?:user|assistant|system|human|instruction|response|output|question|answer)[ \t*]{0,3}:"
     r"|(?:sure|certainly|of course|absolutely|okay)[,!.] (?:here(?:['’]s| is| are)|i(?:['’]ll| will| can))\b"
     r"|here(?:['’]s| is) (?:a|an|the|your) (?:[a-z]{1,20} ){0,3}(?:description|caption|summary)\b)"
     r"|作为(?:一个|一名)?(?:人工智能|AI|语言模型)|请(?:详细)?描述(?:这个|该)?视频",

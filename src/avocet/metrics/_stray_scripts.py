@@ -7,7 +7,7 @@ A captioner that falls out of its language writes a word or a sentence of anothe
 The following is left alone, since careful captions contain it: what stands in quotation marks (speech, writing on the
 screen); a gloss, that is letters in brackets or right before brackets ("a kaiken (懐剣)"); what is announced as a name
 or as writing ("the text 欢迎 appears"); Latin in texts of other scripts up to seven words (brands, units, titles);
-single Greek letters (μ, π).
+single Greek letters that begin a word (μg, π).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _FAMILIES = {
 }
 """Japanese mixes kana and Chinese characters; modifier letters belong to no script."""
 
+_WEIGHTS = {"EAST ASIAN": 3, "HANGUL": 2}
+"""A text is in the script that tells most of it; one such character says about as much as so many Latin letters."""
 _MERGED_GAP = 12
 """Letters this close together are one passage: "2020 年 5 月" is one date."""
 _ANNOUNCED_WINDOW = 64
@@ -49,7 +51,7 @@ def stray_passages(text: str, mask: bytearray) -> Iterator[tuple[int, int]]:
     counts: Counter[str] = Counter()
     for mark, count in outside.items():
         if mark in families:
-            counts[families[mark]] += count
+            counts[families[mark]] += count * _WEIGHTS.get(families[mark], 1)
     if not counts:
         return
     main = counts.most_common(1)[0][0]
@@ -98,5 +100,4 @@ def _is_explained(text: str, start: int, end: int, mask: bytearray) -> bool:
 
 
 def _is_symbol(text: str, start: int, end: int, families: dict[str, str]) -> bool:
-    alone = not text[start - 1 : start].isalpha() and not text[end : end + 1].isalpha()
-    return end - start == 1 and alone and families[text[start]] == "GREEK"
+    return end - start == 1 and not text[start - 1 : start].isalpha() and families[text[start]] == "GREEK"

@@ -9,11 +9,14 @@ period earlier. A caption is collapsed if any of these holds, looked at in this 
 2. `end_loop`: it ends in a loop of at least 4 periods and 32 units; the last unit may be a stump. A caption that was
    cut off at its token limit (stop reason "length") needs only 3 periods: nothing says that it would have come out.
 3. `loop`: it holds a loop of at least 4 periods and 64 units anywhere, what the guard would have stopped.
-4. `repetition`: of at least 64 units, half or more by `repetition_rate`: repeats with small changes in between.
+4. `repetition`: it has at least 64 units, and half or more of them stand in phrases (as in `repetition_rate`) of at
+   least 5 units that occur at least 4 times: it goes round in changing order, or with small changes in between.
+   Shorter phrases do not count: they are what lines of one pattern share ("The number '3' appears, rotating.").
 
 Periods go up to 256 units, as in the guard. A refrain told three times is no loop, "ha ha ha ha" is too short for one,
-and lines that share their beginning ("Step 1: ...", "Step 2: ...") differ once per period. The most repetitive of the
-483 reference captions of video-SALMONN 2's test set has a repetition rate of 0.44 (a song), and none is collapsed.
+and lines that share their beginning ("Step 1: ...", "Step 2: ...") differ once per period. None of the
+483 reference captions of video-SALMONN 2's test set is collapsed, though one has a repetition rate of 0.44 (speech that
+is also shown as text); their largest share under 4 is 0.15.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from avocet.errors import ConfigError
-from avocet.metrics.repetition import repetition_rate
+from avocet.metrics.repetition import phrases
 from avocet.metrics.statistics import Share, share
 from avocet.records import StopReason
 
@@ -39,7 +42,8 @@ MIN_END_UNITS = 32
 """About 40 tokens: half of what the guard asks for, since a text that ends in a loop had no reason to."""
 MIN_UNITS = 64
 MAX_PERIOD = 256
-MIN_REPETITION_RATE = 0.5
+MIN_SHARE_IN_REPEATS = 0.5
+MIN_PHRASE_UNITS = 5
 
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -71,7 +75,7 @@ def collapse_sign(text: str, stop_reason: StopReason | None = None) -> CollapseS
         return "end_loop"
     if _has_loop(units):
         return "loop"
-    if len(units) >= MIN_UNITS and repetition_rate(text) >= MIN_REPETITION_RATE:
+    if len(units) >= MIN_UNITS and _share_in_repeats(text) >= MIN_SHARE_IN_REPEATS:
         return "repetition"
     return None
 
@@ -100,6 +104,19 @@ def _units(text: str) -> np.ndarray:
     """Ids of the units of a text: int64 (number of units,), equal for equal units."""
     ids: dict[str, int] = {}
     return np.array([ids.setdefault(unit, len(ids)) for unit in _UNIT.findall(text.casefold())], dtype=np.int64)
+
+
+def _share_in_repeats(text: str) -> float:
+    """Units in phrases of `MIN_PHRASE_UNITS` and more that occur `MIN_PERIODS` times and more / all units."""
+    counts = Counter(phrases(text))
+    sizes = {phrase: len(_UNIT.findall(phrase)) for phrase in counts}
+    total = sum(sizes[phrase] * count for phrase, count in counts.items())
+    repeated = sum(
+        sizes[phrase] * count
+        for phrase, count in counts.items()
+        if count >= MIN_PERIODS and sizes[phrase] >= MIN_PHRASE_UNITS
+    )
+    return repeated / max(1, total)
 
 
 def _ends_in_loop(units: np.ndarray, min_periods: int) -> bool:

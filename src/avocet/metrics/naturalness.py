@@ -6,8 +6,8 @@ caption, stray Chinese characters, fake time ranges, header lines that repeat. T
 those examples, plus two kinds of residue that any pipeline of captioners leaves: markup and prompts.
 
 They are meant for captions in prose. A caption that was *asked* for as JSON, Markdown or with times is unnatural by
-these rules and should not be measured by them. On the reference captions of video-SALMONN 2's test set they find 2 of
-483, and both do hold a sentence of Chinese inside English.
+these rules and should not be measured by them. On the reference captions of video-SALMONN 2's test set they find 3 of
+483: two hold a sentence of Chinese inside English, one sets "[Audio Description:" before five paragraphs.
 
 Every rule is linear in the length of the text. Quotations (speech, writing on the screen) may hold anything.
 """
@@ -36,8 +36,9 @@ MAX_PER_KIND = 20
 """Findings of one kind that are reported of one text; more of them say nothing new."""
 
 MIN_PLAIN_HEADINGS = 6
-"""How often a single plain label ("Audio:") must open a sentence to count. Reference captions written by people use it
-up to five times to introduce speech; what no person does is to alternate two labels, or to set them as headings."""
+"""How often a plain label ("Audio:") must open a sentence to count on its own. Reference captions written by people use
+it up to five times to introduce speech; what no person does is to alternate two labels, to name the own text again and
+again ("Video Description:"), or to set labels as headings."""
 MIN_REPEATED_LINES = 3
 """Of a header line; two with nothing between them are enough."""
 _MAX_HEADER_WORDS = 12
@@ -52,10 +53,11 @@ _SECTIONS = (
     r"|(?:视频|音频|画面|声音|场景|详细|整体)(?:描述|内容|分析|总结)?|描述|总结"
 )
 _LABEL = re.compile(
-    rf"(?:^|(?<=[.!?。！？\"”] ))(?P<mark>[ \t#*_>\-\[(【]{{0,6}}){_TIMES}(?P<label>{_SECTIONS})"
+    rf"(?:^|(?<=[.!?。！？\"”] ))(?P<mark>[ \t#*_>\-\[(【]{{0,6}}){_TIMES}(?=[^\W0-9_])(?P<label>{_SECTIONS})"
     r"[ \t*_\])】]{0,4}(?:[:：](?P<after>[*_]{0,3})|(?=[ \t]{0,3}$))",
     re.IGNORECASE | re.MULTILINE,
 )
+_ABOUT_TEXT = re.compile("descri|caption|summar|overview|analys|transcri|content|conclusi|introduc|描述|内容|分析|总结")
 _MARKDOWN_HEADING = re.compile(
     r"^[ \t]{0,3}(?:#{1,6}[ ]|\*\*|__)(?=\S)(?P<label>[^\n]{1,100}?)[ \t*_#:：]{0,8}$", re.MULTILINE
 )
@@ -172,7 +174,7 @@ def _recurring_headings(text: str) -> Iterator[tuple[int, int]]:
         places.setdefault(key, []).append(match.span("label"))
         seen_at.add(match.start("label"))
         alone = text[match.end() : match.end() + 1] in ("", "\n")
-        if alone or "#" in match["mark"] or "*" in match["mark"]:
+        if alone or _ABOUT_TEXT.search(key) or "#" in match["mark"] or "*" in match["mark"]:
             is_set.add(key)
     for match in _MARKDOWN_HEADING.finditer(text):
         if match.start("label") not in seen_at and len(match["label"].split()) <= _MAX_HEADER_WORDS:

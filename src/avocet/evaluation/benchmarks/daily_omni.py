@@ -33,6 +33,7 @@ class DailyOmni(Benchmark):
     judge: ClassVar[JudgeKind] = "qa"
     uses_audio: ClassVar[bool] = True
     instruction_source: ClassVar[InstructionSource] = "style:full"
+    file_names: ClassVar[tuple[str, ...]] = ("grouped_data.json", "daily_omni_grouped_data.json", "qa.json")
     num_published_items: ClassVar[int | None] = 684
 
     def read(self, path: str | Path) -> list[BenchmarkItem]:

@@ -33,6 +33,7 @@ class Dream1k(Benchmark):
     judge: ClassVar[JudgeKind] = "dream"
     uses_audio: ClassVar[bool] = False
     instruction_source: ClassVar[InstructionSource] = "item"
+    file_names: ClassVar[tuple[str, ...]] = ("dream_example.jsonl", "dream_1k_example.jsonl")
     num_published_items: ClassVar[int | None] = 1000
 
     def read(self, path: str | Path) -> list[BenchmarkItem]:

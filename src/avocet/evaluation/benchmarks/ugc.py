@@ -25,6 +25,7 @@ class Ugc(Benchmark):
     judge: ClassVar[JudgeKind] = "ugc"
     uses_audio: ClassVar[bool] = True
     instruction_source: ClassVar[InstructionSource] = "item"
+    file_names: ClassVar[tuple[str, ...]] = ("final_caption_qa.json", "ugc_videocap_final_caption_qa.json")
     num_published_items: ClassVar[int | None] = 999
 
     def read(self, path: str | Path) -> list[BenchmarkItem]:

@@ -33,6 +33,7 @@ class Vdc(Benchmark):
     judge: ClassVar[JudgeKind] = "vdc"
     uses_audio: ClassVar[bool] = False
     instruction_source: ClassVar[InstructionSource] = "style:visual"
+    file_names: ClassVar[tuple[str, ...]] = ("detailed.jsonl", "vdc_detailed.jsonl")
     num_published_items: ClassVar[int | None] = 1027
 
     def read(self, path: str | Path) -> list[BenchmarkItem]:

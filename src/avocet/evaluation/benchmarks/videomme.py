@@ -38,6 +38,7 @@ class VideoMme(Benchmark):
     judge: ClassVar[JudgeKind] = "videomme"
     uses_audio: ClassVar[bool] = True
     instruction_source: ClassVar[InstructionSource] = "item"
+    file_names: ClassVar[tuple[str, ...]] = ("test-00000-of-00001.parquet", "videomme.json")
     num_published_items: ClassVar[int | None] = 900
 
     durations: tuple[str, ...] = ("short",)

@@ -30,6 +30,7 @@ class Vs2(Benchmark):
     judge: ClassVar[JudgeKind] = "events"
     uses_audio: ClassVar[bool] = True
     instruction_source: ClassVar[InstructionSource] = "item"
+    file_names: ClassVar[tuple[str, ...]] = ("video_salmonn2_test.json",)
     num_published_items: ClassVar[int | None] = 483
 
     def read(self, path: str | Path) -> list[BenchmarkItem]:

@@ -39,6 +39,7 @@ class Vs2Local(Benchmark):
     judge: ClassVar[JudgeKind] = "events"
     uses_audio: ClassVar[bool] = True
     instruction_source: ClassVar[InstructionSource] = "item"
+    file_names: ClassVar[tuple[str, ...]] = ("video_salmonn2_local.json",)
     num_published_items: ClassVar[int | None] = None
 
     window_seconds: float = 10.0

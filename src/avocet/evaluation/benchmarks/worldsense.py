@@ -30,6 +30,7 @@ class WorldSense(Benchmark):
     judge: ClassVar[JudgeKind] = "qa"
     uses_audio: ClassVar[bool] = True
     instruction_source: ClassVar[InstructionSource] = "style:full"
+    file_names: ClassVar[tuple[str, ...]] = ("worldsense_qa.json",)
     num_published_items: ClassVar[int | None] = 1662
 
     def read(self, path: str | Path) -> list[BenchmarkItem]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from avocet.evaluation.items import BenchmarkItem
 from avocet.evaluation.scores import Scores
-from avocet.evaluation.verdicts import JudgedCase
 from avocet.judging.client import JudgeClient
 from avocet.judging.judge import Judge, Judgeable
 from avocet.judging.messages import CallParameters
@@ -30,16 +29,12 @@ class Finding(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Judged(Generic[ItemT]):
-    """An item with its judged caption."""
+class Judged:
+    """A captioned item with the verdicts on its caption."""
 
     item: BenchmarkItem
-    case: JudgedCase[ItemT]
-
-    @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """One of each run."""
-        return self.case.verdicts
+    verdicts: tuple[Verdict, ...]
+    """One of each run."""
 
 
 class Scorer(abc.ABC, Generic[ItemT]):
@@ -62,14 +57,9 @@ class Scorer(abc.ABC, Generic[ItemT]):
         """What the judge gets, or why this item cannot be judged (it counts as unscored)."""
 
     @abc.abstractmethod
-    def scores(self, judged: Sequence[Judged[ItemT]], protocol: Protocol) -> Scores:
+    def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         """The figures over all judged captions; unscored verdicts are counted, never taken for zero."""
 
     @abc.abstractmethod
     def findings(self, verdict: Verdict) -> list[Finding]:
         """What a scored verdict says, for people."""
-
-
-def scored_findings(verdicts: Sequence[Verdict], read: Any) -> list[Any]:
-    """Per run, the findings as `read` gives them; None for an unscored verdict."""
-    return [read(verdict) if verdict.status == "scored" else None for verdict in verdicts]

@@ -39,7 +39,7 @@ class DreamScorer(Scorer[DreamItem]):
             return "no reference caption"
         return DreamItem(clip_id=item.id, caption=caption, reference=item.reference, events=item.event_texts)
 
-    def scores(self, judged: Sequence[Judged[DreamItem]], protocol: Protocol) -> Scores:
+    def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         items = {one.item.id: _item_values(one.verdicts) for one in judged}
         subsets = [str(one.item.meta.get("subset", "")) for one in judged]
         values = list(items.values())
@@ -118,7 +118,7 @@ def _by_subset(name: str, values: Sequence[_Values], subsets: Sequence[str]) -> 
     return dataclasses.replace(group_means(name, "part of the data set", "captions", entries))
 
 
-def _by_fact(fact: str, judged: Sequence[Judged[DreamItem]], values: Sequence[_Values]) -> Breakdown:
+def _by_fact(fact: str, judged: Sequence[Judged], values: Sequence[_Values]) -> Breakdown:
     """F1 by what the file counts in the clip; four and more are one row."""
     order = ("1", "2", "3", "4 and more")
     entries: list[tuple[str | None, float | None]] = []

@@ -47,7 +47,7 @@ class EventScorer(Scorer[CaptionWithEvents]):
             return "no events: there is nothing to compare the caption with"
         return CaptionWithEvents(clip_id=item.id, caption=caption, events=item.event_texts)
 
-    def scores(self, judged: Sequence[Judged[CaptionWithEvents]], protocol: Protocol) -> Scores:
+    def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         columns = {one.item.id: _findings(one.verdicts) for one in judged}
         num_runs = max((len(column) for column in columns.values()), default=1)
         runs = [{item: column[run] for item, column in columns.items()} for run in range(num_runs)]
@@ -148,7 +148,7 @@ def _parts(rates: EventRates, runs: Sequence[dict[str, EventFindings | None]]) -
     return scores
 
 
-def _by_size(judged: Sequence[Judged[CaptionWithEvents]], items: dict[str, dict[str, float | None]]) -> Breakdown:
+def _by_size(judged: Sequence[Judged], items: dict[str, dict[str, float | None]]) -> Breakdown:
     entries = []
     for one in judged:
         count = len(one.item.event_texts)

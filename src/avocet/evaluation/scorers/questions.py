@@ -45,7 +45,7 @@ class _Outcome:
 class _QuestionScorer(Scorer[ItemT]):
     """What both have in common."""
 
-    def scores(self, judged: Sequence[Judged[ItemT]], protocol: Protocol) -> Scores:
+    def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         outcomes = [_outcomes(one.item, one.verdicts) for one in judged]
         items = {one.item.id: _item_values(questions) for one, questions in zip(judged, outcomes, strict=True)}
         flat = [outcome for questions in outcomes for outcome in questions]
@@ -195,7 +195,7 @@ def _breakdown(by: str, outcomes: Sequence[_Outcome], name_of: Callable[[Questio
     return group_means("accuracy", by, "questions", ((name_of(one.question), one.right) for one in outcomes))
 
 
-def _by_meta(field: str, judged: Sequence[Judged[ItemT]], outcomes: Sequence[Sequence[_Outcome]]) -> Breakdown:
+def _by_meta(field: str, judged: Sequence[Judged], outcomes: Sequence[Sequence[_Outcome]]) -> Breakdown:
     """By what the file says about each video."""
     entries = [
         (str(value) if isinstance(value := one.item.meta.get(field), str | int) else None, outcome.right)

@@ -27,7 +27,7 @@ class UgcScorer(Scorer[UgcItem]):
             return "no reference caption"
         return UgcItem(clip_id=item.id, caption=caption, reference=item.reference)
 
-    def scores(self, judged: Sequence[Judged[UgcItem]], protocol: Protocol) -> Scores:
+    def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         items = {one.item.id: _item_values(one.verdicts) for one in judged}
         scores = []
         for name in ("average", *DIMENSIONS):

@@ -36,7 +36,7 @@ class VdcScorer(Scorer[VdcItem]):
         )
         return VdcItem(clip_id=item.id, caption=caption, questions=questions)
 
-    def scores(self, judged: Sequence[Judged[VdcItem]], protocol: Protocol) -> Scores:
+    def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         runs = {one.item.id: _runs(one.verdicts) for one in judged}
         items: dict[str, dict[str, float | None]] = {
             item: {
@@ -75,7 +75,7 @@ def _runs(verdicts: Sequence[Verdict]) -> list[VdcFindings]:
     return [VdcFindings.from_verdict(verdict) for verdict in verdicts if verdict.status == "scored"]
 
 
-def _by_category(judged: Sequence[Judged[VdcItem]], runs: dict[str, list[VdcFindings]]) -> Breakdown:
+def _by_category(judged: Sequence[Judged], runs: dict[str, list[VdcFindings]]) -> Breakdown:
     entries: list[tuple[str | None, float | None]] = []
     for one in judged:
         found = [{question.id: question for question in run.questions} for run in runs[one.item.id]]
