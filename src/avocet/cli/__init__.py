@@ -20,13 +20,15 @@ COMMANDS = MappingProxyType(
         "inspect": "show what is read from a media file: frames, times, sound, warnings",
         "probe": "does a model use sound and picture? (--parity: is our path transformers' own?)",
         "evaluate": "measure a captioner on a benchmark",
+        "calibrate-judge": "how wrong is a judge? its verdicts on captions whose errors are known",
         "theatre": "make or show clips of the procedural theatre, with their exact truth",
         "demo": "stage unseen clips, caption and judge them, write a page with the videos",
         "convert": "write a checkpoint in another layout, with adapters merged",
+        "data": "check and convert training data in every released format",
         "train": "train a captioner from a recipe, stage by stage",
     }
 )
-"""Command -> what it does; the module is `avocet.cli.<command>` with `main(argv) -> int`."""
+"""Command -> what it does; the module is `avocet.cli.<command>`, "_" for "-", with `main(argv) -> int`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"avocet: {_unknown(name)}", file=sys.stderr)
         return 2
     try:
-        code: int = importlib.import_module(f"avocet.cli.{name}").main(arguments[1:])
+        code: int = importlib.import_module(f"avocet.cli.{name.replace('-', '_')}").main(arguments[1:])
     except AvocetError as error:
         print(f"avocet {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -61,9 +63,9 @@ def _help() -> str:
         "",
         "Caption videos with their sound, measure captions, train captioners.",
     ]
-    lines += ["", "commands:", *(f"  {name:<10} {what}" for name, what in COMMANDS.items())]
-    lines += ["", "options:", "  -h, --help     show this, or the help of a command: avocet COMMAND --help"]
-    lines += ["  -V, --version  show the version"]
+    lines += ["", "commands:", *(f"  {name:<15} {what}" for name, what in COMMANDS.items())]
+    lines += ["", "options:", "  -h, --help          show this, or the help of a command: avocet COMMAND --help"]
+    lines += ["  -V, --version       show the version"]
     return "\n".join(lines)
 
 
