@@ -29,8 +29,8 @@ def test_every_command_is_a_module_that_is_listed(capsys: pytest.CaptureFixture[
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     for name, what in COMMANDS.items():
-        assert importlib.util.find_spec(f"avocet.cli.{name}") is not None
-        assert f"{name:<10} {what}" in text
+        assert importlib.util.find_spec(f"avocet.cli.{name.replace('-', '_')}") is not None
+        assert f"{name:<15} {what}" in text
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["help"]])

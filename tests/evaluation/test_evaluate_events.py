@@ -83,10 +83,10 @@ def three_runs(asked: Asked) -> Step:
     match = re.search(r"Caption (\w)\.", asked.text)
     assert match is not None
     name = match[1]
-    run = counts[name]
-    reply = replies[name][run]
-    # The second run of c stays unreadable when it is asked for once more.
-    counts[name] += 0 if reply is None and "could not be" not in asked.text and len(asked.body["messages"]) < 4 else 1
+    # Only c has an unreadable reply, so whoever is asked once more is its second run, unreadable again.
+    is_repeated = "Your reply cannot be used" in asked.text
+    reply = None if is_repeated else replies[name][counts[name]]
+    counts[name] += not is_repeated
     return Step(text="I would rather not say." if reply is None else events_reply(*reply))
 
 

@@ -159,9 +159,10 @@ def test_kill_and_rerun_leaves_the_same_files(tmp_path: Path) -> None:
                 num_kills += 1
             process.wait()
         subprocess.run(command(server, tmp_path / "killed"), check=True, capture_output=True, env=environment)
-        # Only what was on its way when the process died is sent again: at most 2 calls each time.
+        # Only what was on its way when the process died is sent again: each time at most 2 calls without a reply and 2
+        # whose reply had begun to arrive (whereupon its place goes to the next call).
         assert num_kills == 3
-        assert 88 <= len(server.asked) <= 88 + 2 * num_kills
+        assert 88 <= len(server.asked) <= 88 + 4 * num_kills
         num_asked = len(server.asked)
         subprocess.run(command(server, tmp_path / "killed"), check=True, capture_output=True, env=environment)
         assert len(server.asked) == num_asked

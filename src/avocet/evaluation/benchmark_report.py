@@ -51,7 +51,7 @@ class ItemOutcome(Record):
             "reason": self.reason,
             "caption": text if record is None else record,
             "values": self.values,
-            "text": None if self.text is None else self.text.to_dict(),
+            "text_facts": None if self.text is None else self.text.to_dict(),
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
         }
 

@@ -133,7 +133,7 @@ def _values(folder: Path) -> Values:
 
 def _add(values: Values, item_id: str, entry: Mapping[str, Any]) -> None:
     own: dict[str, float | None] = dict(entry["values"])
-    facts = entry["text"]
+    facts = entry["text_facts"]
     if facts is not None:
         own |= {name: float(facts[field]) for field, name in _TEXT_VALUES.items()}
         own |= {name: float(bool(facts[field])) for field, name in _TEXT_FLAGS.items()}
