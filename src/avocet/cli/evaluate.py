@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -21,17 +20,16 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from avocet.cli._judge_options import JudgeOptions
+from avocet.cli._shared import counter, find_annotations
 from avocet.errors import ConfigError
 
 if TYPE_CHECKING:
     from avocet.evaluation.captions import CaptionSet
     from avocet.evaluation.evaluate import BenchmarkRun, Evaluation
-    from avocet.evaluation.items import Benchmark
     from avocet.judging.client import JudgeClient
 
 Name = Literal["vs2", "vs2-local", "ugc", "daily-omni", "worldsense", "vdc", "dream1k", "videomme"]
 
-DATA_VARIABLE = "AVOCET_BENCHMARK_DATA"
 PAGE_FILE = "report.html"
 RUN_FILE = "run.json"
 
@@ -110,7 +108,7 @@ def main(argv: list[str]) -> int:
                 client,
                 parameters=arguments.judging.parameters(),
                 folder=arguments.out,
-                progress=_progress("verdicts"),
+                progress=counter("verdicts"),
             )
         finally:
             # Also of a run that stopped: it was paid for.
@@ -135,22 +133,9 @@ def _benchmark_run(arguments: EvaluateArguments) -> BenchmarkRun:
     from avocet.evaluation.evaluate import BenchmarkRun
 
     benchmark = load_benchmark(arguments.benchmark)
-    items = benchmark.read(arguments.annotations or _find_annotations(benchmark))
+    items = benchmark.read(arguments.annotations or find_annotations(benchmark))
     return BenchmarkRun(
         benchmark=benchmark, items=items[: arguments.limit], runs=arguments.runs, protocol=arguments.protocol
-    )
-
-
-def _find_annotations(benchmark: Benchmark) -> Path:
-    folder = os.environ.get(DATA_VARIABLE)
-    names = benchmark.file_names
-    for name in names if folder else ():
-        path = Path(folder or "") / name
-        if path.is_file():
-            return path
-    where = f"not in {folder} ({DATA_VARIABLE})" if folder else f"{DATA_VARIABLE} is not set"
-    raise ConfigError(
-        f"the annotation file of {benchmark.name} ({' or '.join(names)}) is needed and {where}; give --annotations FILE"
     )
 
 
@@ -191,7 +176,7 @@ def _caption(arguments: EvaluateArguments, run: BenchmarkRun) -> Path:
             captioner.model.default_sampling, **{name: value for name, value in given.items() if value is not None}
         ),
         batch_size=arguments.batch_size,
-        progress=_progress("captions"),
+        progress=counter("captions"),
     )
 
 
@@ -245,14 +230,3 @@ def _compare(arguments: EvaluateArguments) -> int:
     comparison = compare_runs(*arguments.compare)
     print(json.dumps(comparison.to_dict(), ensure_ascii=False) if arguments.json else comparison.to_markdown())
     return 0 if comparison.scores else 2
-
-
-def _progress(what: str) -> Any:
-    """Counts on the terminal; None where nobody watches."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(finished: int, total: int) -> None:
-        print(f"\r{finished:,}/{total:,} {what}", end="\n" if finished == total else "", file=sys.stderr, flush=True)
-
-    return show

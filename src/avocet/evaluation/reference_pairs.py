@@ -17,6 +17,7 @@ obeys its captions.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
 import statistics
@@ -177,7 +178,7 @@ def sentences(text: str) -> list[str]:
     """The sentences of a text, white space made single; quotations of several sentences are cut too."""
     line = texts.one_line(text)
     cuts = [0, *(match.end() for match in _BOUNDARY.finditer(line)), len(line)]
-    return [part for start, end in zip(cuts, cuts[1:], strict=False) if (part := line[start:end].strip())]
+    return [part for start, end in itertools.pairwise(cuts) if (part := line[start:end].strip())]
 
 
 def cases_of(pairs: Sequence[ReferencePair]) -> list[CaptionWithEvents]:
