@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from torch import nn
 
 from avocet.errors import ConfigError
+from avocet.models.clip_media import ClipMedia
 from avocet.models.decoder import Decoder
+from avocet.models.features import FeatureStore, Outputs
 from avocet.models.generation import sample_completions
-from avocet.models.interface import Completion, Prefix
+from avocet.models.interface import Completion, Prefix, Prompt
 from avocet.models.scoring import next_token_log_probs, score_completions
-from avocet.records import Sampling
+from avocet.models.trunks import Trunk, TrunkName, require_values
+from avocet.records import Clip, Sampling
 
 
 class DecoderModel(nn.Module):
@@ -24,6 +28,8 @@ class DecoderModel(nn.Module):
     """A transformers tokenizer, None for a checkpoint without one (which can score ids but not read text)."""
     stop_ids: tuple[int, ...]
     """Tokens that end a completion; the first is written after a target, the last fills padding."""
+    feature_store: FeatureStore | None = None
+    """Where the outputs of frozen towers are kept; None: they are computed every time. See `avocet.models.features`."""
 
     @property
     def min_frames(self) -> int:
@@ -33,6 +39,69 @@ class DecoderModel(nn.Module):
     def language_decoder(self) -> Decoder:
         """The decoder; made anew at each use, since LoRA may have replaced layers."""
         raise NotImplementedError
+
+    # Preparing: the clip first, then what is asked about it.
+
+    def prepare(self, clip: Clip, instruction: str) -> Prompt:
+        """Resize, compute the spectrogram, lay out the tokens. Raises what `read_clip` and `lay_out` raise."""
+        return self.write_prompt(self.read_clip(clip), instruction)
+
+    def read_clip(self, clip: Clip) -> ClipMedia:
+        """The half of `prepare` that does not depend on the instruction: resize and spectrogram."""
+        raise NotImplementedError
+
+    def lay_out(self, media: ClipMedia, instruction: str) -> Prompt:
+        """The tokens of a clip and an instruction; reads shapes and times of the media, never their values.
+
+        Raises:
+            LayoutError: neither frames nor sound, or frames that cannot be laid out.
+            ConfigError: the checkpoint has no tokenizer.
+        """
+        raise NotImplementedError
+
+    def write_prompt(self, media: ClipMedia, instruction: str) -> Prompt:
+        """`lay_out`, with what a feature store knows of the clip."""
+        prompt = self.lay_out(media, instruction)
+        return dataclasses.replace(prompt, content_key=media.content_key, features=media.features)
+
+    # Towers.
+
+    def trunks(self) -> dict[str, Trunk]:
+        """The towers up to their aligners, "vision" and "audio"; made anew at each use."""
+        raise NotImplementedError
+
+    def reading_settings(self) -> Mapping[str, Any]:
+        """Every setting that decides what `read_clip` makes of a clip; JSON types."""
+        raise NotImplementedError
+
+    def stores(self, name: TrunkName) -> bool:
+        """Whether the outputs of that tower go through the feature store."""
+        return self.feature_store is not None and self.feature_store.takes(self.trunks()[name])
+
+    def trunk_output(
+        self, name: TrunkName, prompt: Prompt, compute: Callable[[Prompt], Outputs], detail: str = ""
+    ) -> Outputs:
+        """What the tower up to its aligner makes of one prompt: from the feature store, or by `compute`.
+
+        Raises:
+            LayoutError: the prompt has neither media nor features that fit these weights.
+        """
+        media = prompt.frames if name == "vision" else prompt.mel
+        assert media is not None
+        trunk = self.trunks()[name]
+        if self.feature_store is None or not self.feature_store.takes(trunk):
+            require_values(media, name)
+            return compute(prompt)
+        return self.feature_store.output(
+            trunk,
+            media,
+            lambda: compute(prompt),
+            content_key=prompt.content_key,
+            known=prompt.features,
+            detail=detail,
+        )
+
+    # The verbs that the decoder alone decides.
 
     def generate(self, prefix: Prefix, n: int, sampling: Sampling) -> list[list[Completion]]:
         """n completions of each prompt from one prefill; see `avocet.models.generation`."""

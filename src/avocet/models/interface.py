@@ -42,6 +42,11 @@ class Prompt:
     """int64 (audio placeholders,): which audio token of the encoder each shows; None: the k-th shows token k."""
     is_image: bool = False
     """Whether the frames are one still picture."""
+    content_key: str = ""
+    """What the media tensors were made from (`features.content_key`), so that a feature store need not hash them."""
+    features: Mapping[str, tuple[torch.Tensor, ...]] = dataclasses.field(default_factory=dict)
+    """Outputs of frozen towers that `FeatureStore.find` knew already, by the store's key. The media that they stand for
+    are then on the meta device: shape and type without values."""
     media: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What was read of the clip and the limits it was held to, for the record of the caption."""
     warnings: tuple[str, ...] = ()

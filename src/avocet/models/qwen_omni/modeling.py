@@ -13,6 +13,7 @@ Shapes: B prompts, L positions, D decoder width, N media tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ import torch
 from torch import nn
 
 from avocet.errors import LayoutError
-from avocet.models import chatml
+from avocet.models import chatml, trunks
 from avocet.models.base import DecoderModel
+from avocet.models.clip_media import ClipMedia
 from avocet.models.decoder import Decoder
+from avocet.models.features import Outputs
 from avocet.models.interface import Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, TokenPlan
 from avocet.models.loading import quiet_transformers
@@ -32,6 +35,7 @@ from avocet.models.patches import patchify, resize_frames
 from avocet.models.qwen_omni import processing, prompts, towers
 from avocet.models.qwen_omni.config import SETTINGS_FILE, Family, ReadingSettings, time_axis
 from avocet.models.tmrope import position_drift_seconds, prompt_positions, tmrope
+from avocet.models.trunks import Trunk, require_values
 from avocet.records import SAMPLE_RATE, Clip, Sampling
 
 _MIN_FRAMES = 4
@@ -100,24 +104,29 @@ class QwenOmniModel(DecoderModel):
 
     # The four verbs.
 
-    def prepare(self, clip: Clip, instruction: str) -> Prompt:
-        """Resize within the budget, compute the spectrogram, lay out the tokens.
-
-        Raises:
-            LayoutError: neither frames nor sound, or frames that cannot be laid out.
-        """
+    def read_clip(self, clip: Clip) -> ClipMedia:
+        """Resize within the budget and compute the spectrogram."""
         warnings = list(clip.warnings)
-        mel, num_audio_tokens = self._sound(clip, warnings)
+        mel = self._sound(clip, warnings)
         frames = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
-        times, rows, columns = np.zeros(0), 0, 0
-        media: dict[str, Any] = {"max_video_tokens": self.settings.max_video_tokens}
         if clip.num_frames:
-            height, width = clip.frames.shape[2:]
-            size = processing.plan_size(height, width, clip.num_frames, self.sizes.factor, self.settings)
+            size = self._frame_size(clip.num_frames, *clip.frames.shape[2:])
             frames = resize_frames(clip.frames, size.height, size.width)
-            times = processing.patch_times(clip.sample_times_seconds)
+        num_samples = 0 if mel is None or clip.waveform is None else len(clip.waveform)
+        return ClipMedia.of(clip, frames, clip.sample_times_seconds, mel, num_samples, tuple(warnings))
+
+    def lay_out(self, media: ClipMedia, instruction: str) -> Prompt:
+        warnings = list(media.warnings)
+        num_audio_tokens = 0
+        if media.mel is not None:
+            num_audio_tokens = towers.num_audio_tokens(media.mel.shape[1], self.family, self.sizes)
+        times, rows, columns = np.zeros(0), 0, 0
+        facts: dict[str, Any] = {"max_video_tokens": self.settings.max_video_tokens}
+        if len(media.frames):
+            size = self._frame_size(len(media.frames), *media.frame_size)
+            times = processing.patch_times(media.times_seconds)
             rows, columns = size.height // self.sizes.factor, size.width // self.sizes.factor
-            media |= {"tokens_per_patch": size.tokens_per_patch, "max_tokens_per_patch": size.budget_tokens}
+            facts |= {"tokens_per_patch": size.tokens_per_patch, "max_tokens_per_patch": size.budget_tokens}
             warnings += self._size_warnings(size)
         plan = tmrope(
             self.axis,
@@ -125,13 +134,13 @@ class QwenOmniModel(DecoderModel):
             rows,
             columns,
             num_audio_tokens,
-            clip.duration_seconds,
+            media.duration_seconds,
             assumed=self.settings.layout == "released",
         )
         drift = max(position_drift_seconds(plan, self.axis))
         if drift > _NOTICEABLE_DRIFT_SECONDS:
             warnings.append(f"the layout places picture and sound up to {drift:.1f} s apart (rule {self.layout_rule})")
-        return self._prompt(clip, instruction, plan, frames, mel, media, tuple(warnings))
+        return self._prompt(media, instruction, plan, facts, tuple(warnings))
 
     def encode(self, prompts: Sequence[Prompt]) -> Prefix:
         """Towers and interleaving of a batch; differentiable when gradients are enabled."""
@@ -160,6 +169,19 @@ class QwenOmniModel(DecoderModel):
             deepstack=deepstack,
         )
 
+    def trunks(self) -> dict[str, Trunk]:
+        core = towers.core_of(self.thinker)
+        scale = f"{self.family.image_mean} {self.family.image_std}"
+        return {
+            "vision": Trunk(
+                name="vision", module=core.visual, aligners=trunks.qwen_aligners(core.visual), reading=scale
+            ),
+            "audio": Trunk(name="audio", module=core.audio_tower, aligners=trunks.qwen_aligners(core.audio_tower)),
+        }
+
+    def reading_settings(self) -> dict[str, Any]:
+        return {"family": self.family.name, **self.settings.to_dict(), **dataclasses.asdict(self.sizes)}
+
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the thinker (weights in `dtype`; None: as they are), the tokenizer and the reading settings."""
         folder = Path(folder)
@@ -176,15 +198,17 @@ class QwenOmniModel(DecoderModel):
     def language_decoder(self) -> Decoder:
         return towers.decoder_of(self.thinker)
 
-    def _sound(self, clip: Clip, warnings: list[str]) -> tuple[torch.Tensor | None, int]:
+    def _sound(self, clip: Clip, warnings: list[str]) -> torch.Tensor | None:
         if clip.waveform is None or not len(clip.waveform):
-            return None, 0
+            return None
         mel = processing.log_mel(clip.waveform, self.sizes.num_mel_bins, pad=self.family.pad_sound)
-        count = towers.num_audio_tokens(mel.shape[1], self.family, self.sizes)
-        if count == 0:
+        if towers.num_audio_tokens(mel.shape[1], self.family, self.sizes) == 0:
             warnings.append(f"the sound of {len(clip.waveform) / SAMPLE_RATE:.3f} s is too short for an audio token")
-            return None, 0
-        return mel, count
+            return None
+        return mel
+
+    def _frame_size(self, num_frames: int, height: int, width: int) -> processing.FrameSize:
+        return processing.plan_size(height, width, num_frames, self.sizes.factor, self.settings)
 
     def _size_warnings(self, size: processing.FrameSize) -> list[str]:
         """What the total budget did to the frames."""
@@ -200,15 +224,14 @@ class QwenOmniModel(DecoderModel):
 
     def _prompt(
         self,
-        clip: Clip,
+        media: ClipMedia,
         instruction: str,
         plan: TokenPlan,
-        frames: torch.Tensor,
-        mel: torch.Tensor | None,
-        media: dict[str, Any],
+        facts: dict[str, Any],
         warnings: tuple[str, ...],
     ) -> Prompt:
-        is_image = clip.source.is_image and len(frames) == 1 and mel is None
+        frames, mel = media.frames, media.mel
+        is_image = media.is_image and len(frames) == 1 and mel is None
         system = self.family.system_prompt if self.settings.system_prompt is None else self.settings.system_prompt
         before, after = chatml.turns(self.tokenizer, system, instruction)
         opening, closing = prompts.markers(self.ids, has_picture=len(frames) > 0, has_sound=mel is not None)
@@ -222,7 +245,7 @@ class QwenOmniModel(DecoderModel):
             text = f"the prompt of {positions.shape[1]} tokens leaves {max(room, 0)} for the caption"
             warnings = (*warnings, f"{text} (the decoder has {self.language_decoder().max_positions})")
         return Prompt(
-            clip_id=clip.id,
+            clip_id=media.clip_id,
             instruction=instruction,
             token_ids=(*before, *opening, *placeholders, *closing, *after),
             layout=plan,
@@ -230,7 +253,7 @@ class QwenOmniModel(DecoderModel):
             mel=mel,
             positions=positions,
             is_image=is_image,
-            media=media,
+            media=facts,
             warnings=warnings,
         )
 
@@ -244,14 +267,9 @@ class QwenOmniModel(DecoderModel):
             tokens = {VISUAL: row[:0], AUDIO: row[:0]}
             deepstack: tuple[torch.Tensor, ...] = ()
             if len(prompt.frames):
-                frames = prompt.frames.to(row.device)
-                patches, grid = patchify(
-                    frames, self.family.image_mean, self.family.image_std, self.sizes.patch, self.sizes.merge
-                )
-                tokens[VISUAL], deepstack = towers.vision_tokens(self.thinker, patches, grid)
+                tokens[VISUAL], deepstack = self._visual_tokens(prompt)
             if prompt.mel is not None:
-                mel = prompt.mel.to(row.device)
-                tokens[AUDIO] = towers.audio_tokens(self.thinker, mel, prompt.num_audio_tokens, self.family)
+                tokens[AUDIO] = self._audio_tokens(prompt)
             places = {stream: self._places(prompt, stream, len(tokens[stream])) for stream in (VISUAL, AUDIO)}
             for stream, place in places.items():
                 row = row.index_copy(0, place.to(row.device), tokens[stream].to(row.device, row.dtype))
@@ -260,6 +278,34 @@ class QwenOmniModel(DecoderModel):
             levels.append(tuple(zeros.index_copy(0, visual_place, level.to(row)) for level in deepstack))
             rows.append(row)
         return rows, _stack_levels(rows, levels)
+
+    def _visual_tokens(self, prompt: Prompt) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """(V, D) and deepstack levels: through the feature store the tower runs up to its mergers, else as a whole."""
+        if self.stores("vision"):
+            trunk = self.trunk_output("vision", prompt, self._vision_trunk)
+            return trunks.align_vision(towers.core_of(self.thinker).visual, trunk)
+        return towers.vision_tokens(self.thinker, *self._patches(prompt))
+
+    def _audio_tokens(self, prompt: Prompt) -> torch.Tensor:
+        """(audio tokens, D), as `_visual_tokens`."""
+        if self.stores("audio"):
+            trunk = self.trunk_output("audio", prompt, self._audio_trunk)
+            return trunks.align_audio(towers.core_of(self.thinker).audio_tower, trunk)
+        return towers.audio_tokens(self.thinker, self._mel(prompt), prompt.num_audio_tokens, self.family)
+
+    def _vision_trunk(self, prompt: Prompt) -> Outputs:
+        return towers.vision_trunk(self.thinker, *self._patches(prompt))
+
+    def _audio_trunk(self, prompt: Prompt) -> Outputs:
+        return towers.audio_trunk(self.thinker, self._mel(prompt), self.family)
+
+    def _mel(self, prompt: Prompt) -> torch.Tensor:
+        assert prompt.mel is not None
+        return require_values(prompt.mel, "audio").to(self.device)
+
+    def _patches(self, prompt: Prompt) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        frames = require_values(prompt.frames, "vision").to(self.device)
+        return patchify(frames, self.family.image_mean, self.family.image_std, self.sizes.patch, self.sizes.merge)
 
     def _places(self, prompt: Prompt, stream: int, num_features: int) -> torch.Tensor:
         """Where in the prompt the stream's features go, in the order of the features.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from avocet.errors import LayoutError
+from avocet.models import trunks
 from avocet.models.decoder import Decoder
 from avocet.models.qwen_omni.config import QWEN3, Family
 
@@ -79,9 +80,7 @@ def vision_tokens(
     thinker: Any, patches: torch.Tensor, grid: tuple[int, int, int]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """(P, patch values) of one clip -> (V, D), and (V, D) for each level of deepstack."""
-    visual = core_of(thinker).visual
-    grid_thw = torch.tensor([grid], device=patches.device)
-    output = visual(patches.to(visual.dtype), grid_thw=grid_thw)
+    output = _run_vision(thinker, patches, grid)
     return output.pooler_output, tuple(getattr(output, "deepstack_features", None) or ())
 
 
@@ -91,10 +90,29 @@ def audio_tokens(thinker: Any, mel: torch.Tensor, num_tokens: int, family: Famil
     Raises:
         LayoutError: the tower makes another number of tokens than planned.
     """
-    tower = core_of(thinker).audio_tower
-    lengths = torch.tensor([mel.shape[1]], device=mel.device)
-    lengths_after = {} if family is QWEN3 else {"aftercnn_lens": (lengths - 1) // 2 + 1}
-    tokens: torch.Tensor = tower(mel.to(tower.dtype), feature_lens=lengths, **lengths_after).last_hidden_state
+    tokens: torch.Tensor = _run_audio(thinker, mel, family).last_hidden_state
     if len(tokens) != num_tokens:
         raise LayoutError(f"{mel.shape[1]} mel frames became {len(tokens)} audio tokens, {num_tokens} were planned")
     return tokens
+
+
+def vision_trunk(thinker: Any, patches: torch.Tensor, grid: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:
+    """(P, patch values) of one clip -> what the tower gives its mergers, see `trunks.vision_trunk`."""
+    return trunks.vision_trunk(core_of(thinker).visual, lambda: _run_vision(thinker, patches, grid))
+
+
+def audio_trunk(thinker: Any, mel: torch.Tensor, family: Family) -> tuple[torch.Tensor, ...]:
+    """(M, mel frames) of one clip -> what the tower gives its projection, see `trunks.audio_trunk`."""
+    return trunks.audio_trunk(core_of(thinker).audio_tower, lambda: _run_audio(thinker, mel, family))
+
+
+def _run_vision(thinker: Any, patches: torch.Tensor, grid: tuple[int, int, int]) -> Any:
+    visual = core_of(thinker).visual
+    return visual(patches.to(visual.dtype), grid_thw=torch.tensor([grid], device=patches.device))
+
+
+def _run_audio(thinker: Any, mel: torch.Tensor, family: Family) -> Any:
+    tower = core_of(thinker).audio_tower
+    lengths = torch.tensor([mel.shape[1]], device=mel.device)
+    lengths_after = {} if family is QWEN3 else {"aftercnn_lens": (lengths - 1) // 2 + 1}
+    return tower(mel.to(tower.dtype), feature_lens=lengths, **lengths_after)

@@ -24,7 +24,9 @@ from transformers import PreTrainedTokenizerFast
 
 from avocet.errors import ConfigError, LayoutError
 from avocet.models.base import DecoderModel
+from avocet.models.clip_media import ClipMedia
 from avocet.models.decoder import Decoder
+from avocet.models.features import Outputs
 from avocet.models.interface import Prefix, Prompt
 from avocet.models.layout import AUDIO, VISUAL, plan_layout
 from avocet.models.salmonn2 import processing, towers
@@ -32,6 +34,7 @@ from avocet.models.salmonn2.config import Salmonn2Config
 from avocet.models.salmonn2.saving import write_folder
 from avocet.models.salmonn2.tokenizer import AUDIO_PAD, PAD, SPECIAL_TOKENS, TURN_END, TURN_START, VIDEO_PAD
 from avocet.models.scoring import token_log_probs
+from avocet.models.trunks import Trunk, require_values
 from avocet.records import SAMPLE_RATE, Clip, Sampling
 
 
@@ -108,29 +111,27 @@ class Salmonn2Model(DecoderModel):
 
     # The four verbs.
 
-    def prepare(self, clip: Clip, instruction: str) -> Prompt:
-        """Resize, compute the spectrogram, lay out the tokens.
-
-        Raises:
-            LayoutError: neither frames nor sound.
-            ConfigError: more sound than the model has segment positions for.
-        """
+    def read_clip(self, clip: Clip) -> ClipMedia:
+        """Resize and compute the spectrogram. Raises `ConfigError` for more sound than there are segment positions."""
         warnings = list(clip.warnings)
         if clip.num_frames > self.max_frames:
             warnings.append(f"{clip.num_frames} frames given, the model is made for at most {self.max_frames}")
-        mel, audio_seconds = None, 0.0
+        mel, num_samples = None, 0
         if clip.waveform is not None and len(clip.waveform):
-            mel = self.log_mel(clip.waveform)
-            audio_seconds = len(clip.waveform) / SAMPLE_RATE
+            mel, num_samples = self.log_mel(clip.waveform), len(clip.waveform)
+        times = clip.frame_times_seconds - clip.start_seconds
+        return ClipMedia.of(clip, self.resize_frames(clip.frames), times, mel, num_samples, tuple(warnings))
+
+    def lay_out(self, media: ClipMedia, instruction: str) -> Prompt:
         return self.prompt_from_tensors(
-            clip.id,
+            media.clip_id,
             instruction,
-            self.resize_frames(clip.frames),
-            clip.frame_times_seconds - clip.start_seconds,
-            mel,
-            clip.duration_seconds,
-            audio_seconds=audio_seconds,
-            warnings=tuple(warnings),
+            media.frames,
+            media.times_seconds,
+            media.mel,
+            media.duration_seconds,
+            audio_seconds=media.num_samples / SAMPLE_RATE,
+            warnings=media.warnings,
         )
 
     def prompt_from_tensors(
@@ -188,14 +189,11 @@ class Salmonn2Model(DecoderModel):
 
     def encode(self, prompts: Sequence[Prompt]) -> Prefix:
         """Towers, aligners and interleaving of a batch; differentiable when gradients are enabled."""
-        sound = [prompt for prompt in prompts if prompt.mel is not None]
-        windows = [prompt.num_audio_tokens // self.config.qformer.num_queries for prompt in sound]
-        audio = iter(self.audio_features([prompt.mel for prompt in sound if prompt.mel is not None], windows))
+        audio = iter(self._prompts_sound([prompt for prompt in prompts if prompt.mel is not None]))
         silent = self.segment_embedding.weight.new_zeros((0, self.config.audio.hidden_size))
         audio_features = [silent if prompt.mel is None else next(audio) for prompt in prompts]
         audio_tokens = torch.cat(self.align_audio(audio_features)) if prompts else silent
-        frames = [prompt.frames for prompt in prompts if len(prompt.frames)]
-        vision_features = self.vision_features(torch.cat(frames)) if frames else None
+        vision_features = self._prompts_picture([prompt for prompt in prompts if len(prompt.frames)])
         visual_tokens = None if vision_features is None else self.align_visual(vision_features).flatten(0, 1)
         features: dict[str, Any] = {"vision": vision_features, "audio": audio_features}
         embeddings, lengths = self._interleave(prompts, visual_tokens, audio_tokens)
@@ -205,6 +203,16 @@ class Salmonn2Model(DecoderModel):
             lengths=lengths,
             features=features,
         )
+
+    def trunks(self) -> dict[str, Trunk]:
+        dtype = str(self.query_tokens.dtype)
+        return {
+            "vision": Trunk(name="vision", module=self.vision, reading=dtype),
+            "audio": Trunk(name="audio", module=self.audio_encoder, reading=dtype),
+        }
+
+    def reading_settings(self) -> dict[str, Any]:
+        return {"family": "salmonn2", **self.config.to_dict()}
 
     # The parts of `prepare` and `encode`, for training with auxiliary losses.
 
@@ -289,6 +297,32 @@ class Salmonn2Model(DecoderModel):
 
     def language_decoder(self) -> Decoder:
         return Decoder(backbone=self.decoder.model, lm_head=self.decoder.lm_head)
+
+    def _prompts_picture(self, prompts: Sequence[Prompt]) -> torch.Tensor | None:
+        """(N, P, vision width) of all frames, None without any: in one batch, or clip by clip from the store."""
+        if not prompts:
+            return None
+        if not self.stores("vision"):
+            return self.vision_features(torch.cat([require_values(prompt.frames, "vision") for prompt in prompts]))
+        parts = [self.trunk_output("vision", each, lambda one: (self.vision_features(one.frames),)) for each in prompts]
+        return torch.cat([part for (part,) in parts])
+
+    def _prompts_sound(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+        """(T_i, audio width) of each prompt with sound: in one batch, or clip by clip from the store."""
+        windows = [prompt.num_audio_tokens // self.config.qformer.num_queries for prompt in prompts]
+        mels = [prompt.mel for prompt in prompts if prompt.mel is not None]
+        if not self.stores("audio"):
+            return self.audio_features([require_values(mel, "audio") for mel in mels], windows)
+        # The same spectrogram may be cut to different lengths.
+        details = [str(count) for count in windows]
+        return [
+            self.trunk_output("audio", each, self._sound_of_one, detail)[0]
+            for each, detail in zip(prompts, details, strict=True)
+        ]
+
+    def _sound_of_one(self, prompt: Prompt) -> Outputs:
+        assert prompt.mel is not None
+        return tuple(self.audio_features([prompt.mel], [prompt.num_audio_tokens // self.config.qformer.num_queries]))
 
     def _num_windows(self, clip_id: str, mel: torch.Tensor, audio_seconds: float | None) -> int:
         audio = self.config.audio

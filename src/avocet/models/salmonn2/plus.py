@@ -30,9 +30,11 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 
 from avocet.errors import ConfigError, LayoutError
-from avocet.models import chatml
+from avocet.models import chatml, trunks
 from avocet.models.attention import ATTENTION
+from avocet.models.clip_media import ClipMedia
 from avocet.models.decoder import Decoder
+from avocet.models.features import Outputs
 from avocet.models.interface import Prefix, Prompt
 from avocet.models.layout import VISUAL
 from avocet.models.patches import CLIP_MEAN, CLIP_STD, TEMPORAL_PATCH, patchify, resize_frames
@@ -48,6 +50,7 @@ from avocet.models.salmonn2.released_plus_layout import (
 )
 from avocet.models.salmonn2.saving import write_model
 from avocet.models.tmrope import prompt_positions
+from avocet.models.trunks import Trunk, require_values
 from avocet.records import Clip
 
 _RULES: MappingProxyType[PlusLayout, str] = MappingProxyType(
@@ -125,34 +128,33 @@ class PlusModel(ReleasedModel):
 
     # The four verbs.
 
-    def prepare(self, clip: Clip, instruction: str) -> Prompt:
-        """Resize within the budget, compute spectrograms, lay out the tokens.
-
-        Raises:
-            LayoutError: neither frames nor sound, or frames that cannot be laid out.
-            ConfigError: the checkpoint has no tokenizer.
-        """
-        frames, rows, columns = self.resize(clip.frames)
+    def read_clip(self, clip: Clip) -> ClipMedia:
+        """Resize within the budget and compute spectrograms."""
+        frames, _, _ = self.resize(clip.frames)
         mel, num_samples = None, 0
         if clip.waveform is not None and len(clip.waveform):
             mel, num_samples = (
                 torch.cat(list(segment_mels(clip.waveform, self.config.audio)), dim=1),
                 len(clip.waveform),
             )
+        return ClipMedia.of(clip, frames, clip.sample_times_seconds, mel, num_samples, clip.warnings)
+
+    def lay_out(self, media: ClipMedia, instruction: str) -> Prompt:
+        rows, columns = (side // self.config.factor for side in media.frames.shape[2:])
         seconds_per_grid = 1.0
-        if len(frames):
-            seconds_per_grid = plus_seconds_per_grid(len(frames), clip.duration_seconds)
+        if len(media.frames):
+            seconds_per_grid = plus_seconds_per_grid(len(media.frames), media.duration_seconds)
         released = plus_layout(
             _RULES[self.config.layout],
-            clip.sample_times_seconds[::TEMPORAL_PATCH],
+            media.times_seconds[::TEMPORAL_PATCH],
             rows,
             columns,
-            num_samples,
+            media.num_samples,
             seconds_per_grid,
-            clip.duration_seconds,
+            media.duration_seconds,
             windows=self.windows,
         )
-        return self._prompt(clip, instruction, released, frames, mel)
+        return self._prompt(media, instruction, released)
 
     def encode(self, prompts: Sequence[Prompt]) -> Prefix:
         """Towers and interleaving of a batch; differentiable when gradients are enabled."""
@@ -160,10 +162,9 @@ class PlusModel(ReleasedModel):
         for prompt in prompts:
             visual, audio = None, None
             if len(prompt.frames):
-                patches, grid = self.patches(prompt.frames)
-                visual = self.vision_features(patches, torch.tensor([grid]))
+                visual = self._visual_tokens(prompt)
             if prompt.mel is not None:
-                audio = self.audio_tokens(prompt.mel.view(len(prompt.mel), -1, self.config.audio.segment_mel_frames))
+                audio = self.audio.align(self.trunk_output("audio", prompt, self._audio_trunk)[0])
                 audio = audio if prompt.audio_source is None else audio[torch.from_numpy(prompt.audio_source)]
             rows.append(self.embed(prompt.token_ids, visual, audio))
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
@@ -188,6 +189,18 @@ class PlusModel(ReleasedModel):
 
     def language_decoder(self) -> Decoder:
         return Decoder(backbone=self.decoder.model, lm_head=self.decoder.lm_head, num_axes=3)
+
+    def trunks(self) -> dict[str, Trunk]:
+        dtype = str(self.audio.query_tokens.dtype)
+        return {
+            "vision": Trunk(
+                name="vision", module=self.visual, aligners=trunks.qwen_aligners(self.visual), reading=f"CLIP {dtype}"
+            ),
+            "audio": Trunk(name="audio", module=self.audio.encoder, reading=dtype),
+        }
+
+    def reading_settings(self) -> dict[str, Any]:
+        return {"family": "salmonn2_plus", **self.config.to_dict()}
 
     # The parts of `prepare` and `encode`.
 
@@ -247,14 +260,29 @@ class PlusModel(ReleasedModel):
 
     # Internals.
 
-    def _prompt(
-        self, clip: Clip, instruction: str, released: ReleasedPlan, frames: torch.Tensor, mel: torch.Tensor | None
-    ) -> Prompt:
+    def _visual_tokens(self, prompt: Prompt) -> torch.Tensor:
+        """(V, D): through the feature store the tower runs up to its merger, else as a whole."""
+        if self.stores("vision"):
+            return trunks.align_vision(self.visual, self.trunk_output("vision", prompt, self._vision_trunk))[0]
+        patches, grid = self.patches(require_values(prompt.frames, "vision"))
+        return self.vision_features(patches, torch.tensor([grid]))
+
+    def _vision_trunk(self, prompt: Prompt) -> Outputs:
+        patches, grid = self.patches(prompt.frames)
+        pixels, grid_thw = patches.to(self.audio.query_tokens), torch.tensor([grid], device=self.device)
+        return trunks.vision_trunk(self.visual, lambda: self.visual(pixels, grid_thw=grid_thw))
+
+    def _audio_trunk(self, prompt: Prompt) -> Outputs:
+        assert prompt.mel is not None
+        segments = prompt.mel.view(len(prompt.mel), -1, self.config.audio.segment_mel_frames)
+        return (self.audio.encode(segments.transpose(0, 1).contiguous()),)
+
+    def _prompt(self, clip: ClipMedia, instruction: str, released: ReleasedPlan) -> Prompt:
         if self.tokenizer is None:
             raise ConfigError("this checkpoint has no tokenizer files, so it cannot read an instruction")
         config, plan = self.config, released.plan
         before, after = chatml.turns(self.tokenizer, config.system_prompt, "\n" + instruction)
-        is_image = clip.source.is_image and len(frames) == 1
+        is_image = clip.is_image and len(clip.frames) == 1
         visual = config.image_token_id if is_image else config.video_token_id
         placeholders = np.where(plan.stream == VISUAL, visual, config.audio_token_id).tolist()
         ids = (*before, config.vision_start_token_id, *placeholders, config.vision_end_token_id, *after)
@@ -267,12 +295,12 @@ class PlusModel(ReleasedModel):
                 f"{self.language_decoder().max_positions})"
             )
         return Prompt(
-            clip_id=clip.id,
+            clip_id=clip.clip_id,
             instruction=instruction,
             token_ids=ids,
             layout=plan,
-            frames=frames,
-            mel=mel,
+            frames=clip.frames,
+            mel=clip.mel,
             positions=prompt_positions(plan, len(before), len(after), 1, shared_markers=False),
             audio_source=released.audio_source if plan.num_audio_tokens else None,
             is_image=is_image,

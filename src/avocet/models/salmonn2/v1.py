@@ -25,6 +25,7 @@ from torch import nn
 
 from avocet.errors import CheckpointError, ConfigError, LayoutError
 from avocet.models import chatml
+from avocet.models.clip_media import ClipMedia
 from avocet.models.decoder import Decoder
 from avocet.models.interface import Prefix, Prompt
 from avocet.models.salmonn2 import processing, towers
@@ -42,6 +43,7 @@ from avocet.models.salmonn2.v1_prompts import (
     check_media,
     insert_media,
 )
+from avocet.models.trunks import Trunk
 from avocet.records import SAMPLE_RATE, Clip
 
 _FRAMES_PER_BATCH = 16
@@ -94,34 +96,37 @@ class V1Model(ReleasedModel):
 
     # The four verbs.
 
-    def prepare(self, clip: Clip, instruction: str) -> Prompt:
-        """Resize, compute the spectrogram, lay out the tokens.
+    def read_clip(self, clip: Clip) -> ClipMedia:
+        """Resize and compute the spectrogram.
 
         Layout `released` hears no more sound than the clip is long, as the released code does.
 
         Raises:
-            LayoutError: neither frames nor sound.
-            ConfigError: the checkpoint has no tokenizer, or the sound is longer than the table of segment positions.
+            ConfigError: the sound is longer than the table of segment positions.
         """
         warnings = list(clip.warnings)
         if clip.num_frames > self.max_frames:
             warnings.append(f"{clip.num_frames} frames given, the model is made for at most {self.max_frames}")
-        mel, audio_seconds = None, 0.0
+        mel, num_samples = None, 0
         if clip.waveform is not None and len(clip.waveform):
             num_samples = len(clip.waveform)
             if self.config.layout == "released" and clip.num_frames > 1:
                 num_samples = v1_num_samples(num_samples, clip.duration_seconds)
-            mel, audio_seconds = self.log_mel(clip.waveform[:num_samples]), num_samples / SAMPLE_RATE
+            mel = self.log_mel(clip.waveform[:num_samples])
+        frames = self.resize_frames(clip.frames)
+        return ClipMedia.of(clip, frames, clip.sample_times_seconds, mel, num_samples, tuple(warnings))
+
+    def lay_out(self, media: ClipMedia, instruction: str) -> Prompt:
         return self.prompt_from_tensors(
-            clip.id,
+            media.clip_id,
             instruction,
-            self.resize_frames(clip.frames),
-            clip.sample_times_seconds,
-            mel,
-            clip.duration_seconds,
-            audio_seconds=audio_seconds,
-            is_image=clip.source.is_image and clip.num_frames == 1,
-            warnings=tuple(warnings),
+            media.frames,
+            media.times_seconds,
+            media.mel,
+            media.duration_seconds,
+            audio_seconds=media.num_samples / SAMPLE_RATE,
+            is_image=media.is_image and len(media.frames) == 1,
+            warnings=media.warnings,
         )
 
     def prompt_from_tensors(
@@ -223,6 +228,16 @@ class V1Model(ReleasedModel):
     def language_decoder(self) -> Decoder:
         return Decoder(backbone=self.decoder.model, lm_head=self.decoder.lm_head)
 
+    def trunks(self) -> dict[str, Trunk]:
+        vision, audio = str(self.newline.dtype), str(self.audio.query_tokens.dtype)
+        return {
+            "vision": Trunk(name="vision", module=self.vision, aligners=("post_layernorm",), reading=vision),
+            "audio": Trunk(name="audio", module=self.audio.encoder, reading=audio),
+        }
+
+    def reading_settings(self) -> dict[str, Any]:
+        return {"family": "salmonn2_v1", **self.config.to_dict()}
+
     # The parts of `prepare` and `encode`.
 
     def resize_frames(self, frames: np.ndarray) -> torch.Tensor:
@@ -313,9 +328,11 @@ class V1Model(ReleasedModel):
         row = self.language_decoder().embed(ids * is_text) * is_text[:, None]
         visual = audio = row[:0]
         if len(prompt.frames):
-            visual = self.align_visual(self.vision_features(prompt.frames)).flatten(0, 1)
+            (features,) = self.trunk_output("vision", prompt, lambda one: (self.vision_features(one.frames),))
+            visual = self.align_visual(features).flatten(0, 1)
         if prompt.mel is not None:
-            audio = self.align_audio(self.audio_features([prompt.mel]))[0]
+            mels = [prompt.mel]
+            audio = self.align_audio(self.trunk_output("audio", prompt, lambda _: tuple(self.audio_features(mels))))[0]
             if prompt.audio_source is not None:
                 audio = audio[torch.from_numpy(prompt.audio_source).to(audio.device)]
         for name, placeholder, tokens in (
