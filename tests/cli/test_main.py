@@ -30,7 +30,7 @@ def test_every_command_is_a_module_that_is_listed(capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     for name, what in COMMANDS.items():
         assert importlib.util.find_spec(f"avocet.cli.{name.replace('-', '_')}") is not None
-        assert f"{name:<15} {what}" in text
+        assert f"{name:<16} {what}" in text
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["help"]])

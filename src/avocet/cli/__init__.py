@@ -63,9 +63,9 @@ def _help() -> str:
         "",
         "Caption videos with their sound, measure captions, train captioners.",
     ]
-    lines += ["", "commands:", *(f"  {name:<15} {what}" for name, what in COMMANDS.items())]
-    lines += ["", "options:", "  -h, --help          show this, or the help of a command: avocet COMMAND --help"]
-    lines += ["  -V, --version       show the version"]
+    lines += ["", "commands:", *(f"  {name:<16} {what}" for name, what in COMMANDS.items())]
+    lines += ["", "options:", "  -h, --help           show this, or the help of a command: avocet COMMAND --help"]
+    lines += ["  -V, --version        show the version"]
     return "\n".join(lines)
 
 

@@ -68,7 +68,11 @@ class CalibrateArguments:
 def main(argv: list[str]) -> int:
     """Run `avocet calibrate-judge`. Returns 0 once the report is printed, 2 when nothing could be scored."""
     arguments = tyro.cli(
-        CalibrateArguments, args=argv, prog="avocet calibrate-judge", config=(FlagCreatePairsOff,), description=__doc__
+        CalibrateArguments,
+        args=argv,
+        prog="avocet calibrate-judge",
+        config=(FlagCreatePairsOff,),
+        description="How wrong is a judge? Its verdicts on captions whose errors are known.",
     )
     names = _names(arguments)
     plan = _plan(arguments, names)

@@ -90,7 +90,11 @@ def main(argv: list[str]) -> int:
 
         return _evaluate_theatre.main(argv)
     arguments = tyro.cli(
-        EvaluateArguments, args=argv, prog="avocet evaluate", config=(FlagCreatePairsOff,), description=__doc__
+        EvaluateArguments,
+        args=argv,
+        prog="avocet evaluate",
+        config=(FlagCreatePairsOff,),
+        description="Captions in (or a model and its videos), scores with errors out.",
     )
     if arguments.compare is not None:
         return _compare(arguments)

@@ -1,0 +1,181 @@
+"""Sampling, scoring and selection of a round, each by itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from avocet.errors import ConfigError
+from avocet.evaluation.exact_judge import ExactEventJudge
+from avocet.models.registry import load_model
+from avocet.records import ClipRef, Failure, Sampling, TrainingExample
+from avocet.theatre.language import reference_caption
+from avocet.theatre.script import make_script
+from avocet.theatre.stage import stage
+from avocet.training.finetune.config import ReadSettings
+from avocet.training.finetune.inputs import ClipReader
+from avocet.training.mrdpo.records import Candidates, CaptionScore, SampledCaption, example_key
+from avocet.training.mrdpo.sampling import sample_captions
+from avocet.training.mrdpo.scoring import CaptionScorer, item_with_events, theatre_item
+from avocet.training.mrdpo.selection import read_pairs, select_pairs, write_pairs
+from avocet.training.pairs import ROUND_THRESHOLDS
+
+
+def example(name: str, **fields: object) -> TrainingExample:
+    given = {"task": "caption", "instruction": "Describe.", "target": f"The truth of {name}.", **fields}
+    return TrainingExample(clip=ClipRef(id=name, path=f"{name}.mp4"), **given)  # type: ignore[arg-type]
+
+
+def captions(*texts: str) -> tuple[SampledCaption, ...]:
+    return tuple(SampledCaption(text=text, stop_reason="end", num_tokens=3) for text in texts)
+
+
+def score(error: float, repetition: float = 0.0, reason: str | None = None) -> CaptionScore:
+    return CaptionScore(
+        miss=error, hall=0.0, error_rate=error, repetition_rate=repetition, unnatural=False, reason=reason
+    )
+
+
+class TestSelection:
+    # Round 2, Table 3: whole clips need 20 points less error and may repeat 1 point more; intervals need 45 and 0.
+    THRESHOLDS = ROUND_THRESHOLDS[2]
+
+    def test_the_largest_gap_that_passes_wins(self) -> None:
+        examples = [example("a")]
+        candidates = [Candidates(key="a", captions=captions("one", "two", "three"))]
+        # one - three: 0.5 - 0.1 = 0.4 of error, but three repeats 3 points more: refused. one - two: 0.5 - 0.25 passes.
+        scores = [[score(0.5), score(0.25, 0.01), score(0.1, 0.03)]]
+        pairs, report = select_pairs(examples, candidates, scores, self.THRESHOLDS, 2)
+        assert [(pair.chosen, pair.rejected, pair.round) for pair in pairs] == [("two", "one", 2)]
+        assert pairs[0].ground_truth == "The truth of a."
+        assert pairs[0].chosen_metrics == {"error_rate": 0.25, "miss": 0.25, "hall": 0.0, "repetition_rate": 0.01}
+        assert (report.num_pairs, report.mean_chosen_error, report.mean_rejected_error) == (1, 0.25, 0.5)
+
+    def test_why_there_is_no_pair(self) -> None:
+        names = ("close", "same", "unscored", "local")
+        examples = [example(name) for name in names[:3]]
+        examples.append(example("local", task="local_caption", start_seconds=0.0, end_seconds=10.0))
+        candidates = [
+            Candidates(key="close", captions=captions("one", "two")),
+            Candidates(key="same", captions=captions("one", "one")),
+            Candidates(key="unscored", captions=captions("one", "two")),
+            Candidates(key="local|0.0,10.0", captions=captions("one", "two")),
+        ]
+        nothing = score(math.nan, reason="unreadable reply: of many words")
+        scores = [
+            [score(0.3), score(0.11)],
+            [score(0.3), score(0.3)],
+            [score(0.9), nothing],
+            [score(0.9), score(0.5)],  # 40 points are enough for a whole clip, not for an interval
+        ]
+        pairs, report = select_pairs(examples, candidates, scores, self.THRESHOLDS, 2)
+        assert pairs == []
+        assert (report.num_no_winner, report.num_same, report.num_unscored) == (2, 1, 1)
+        assert report.unscored_reasons == {"unreadable reply": 1}
+        assert report.mean_chosen_error is None
+
+    def test_pairs_survive_the_file(self, tmp_path: Path) -> None:
+        candidates = [Candidates(key="a", captions=captions("good \u2028 one", "bad"))]
+        pairs, _ = select_pairs([example("a")], candidates, [[score(0.0), score(0.9)]], self.THRESHOLDS, 2)
+        write_pairs(tmp_path / "pairs.jsonl", pairs)
+        assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+
+
+class TestScoring:
+    def theatre_example(self, seed: int) -> TrainingExample:
+        clip = ClipRef(id=f"theatre-{seed}", path="x.mp4", meta={"theatre": {"seed": seed, "level": 1}})
+        return TrainingExample(clip=clip, task="caption", instruction="Describe.", target="truth")
+
+    def test_exact_judge_and_text_measures(self, tmp_path: Path) -> None:
+        one = self.theatre_example(5)
+        truth = reference_caption(make_script(5, 1))
+        candidates = [Candidates(key=one.clip.id, captions=captions(truth, "Nothing moves.", f"{truth} {truth}"))]
+        scorer = CaptionScorer(ExactEventJudge(), theatre_item)
+        scores = scorer.score([one], candidates, tmp_path)[0]
+        assert scores[0].error_rate == 0.0
+        assert scores[1].miss == 1.0
+        assert scores[2].repetition_rate == 1.0  # everything is said twice
+        assert scores[2].hall > 0
+        assert (tmp_path / "verdicts.jsonl").exists()
+
+    def test_examples_must_say_what_the_judge_needs(self) -> None:
+        with pytest.raises(ConfigError, match="no events"):
+            item_with_events(example("a"), "caption")
+        with pytest.raises(ConfigError, match="not from the theatre"):
+            theatre_item(example("a"), "caption")
+        scorer = CaptionScorer(ExactEventJudge(), theatre_item)
+        with pytest.raises(ConfigError, match="none of 1 examples"):
+            scorer.score([example("a")], [Candidates(key="b", captions=captions("x"))])
+
+    def test_unscored_is_nan_with_a_reason_and_null_in_json(self) -> None:
+        nothing = score(math.nan, reason="no reply: server down")
+        assert not nothing.is_scored
+        assert json.loads(nothing.to_json_line())["error_rate"] is None
+
+
+class TestSampling:
+    SAMPLING = Sampling(temperature=1.0, max_new_tokens=8)
+
+    @pytest.fixture(scope="class")
+    def examples(self, tmp_path_factory: pytest.TempPathFactory) -> list[TrainingExample]:
+        folder = tmp_path_factory.mktemp("clips")
+        made = []
+        for seed in range(3):
+            script = make_script(seed, 1)
+            stage(script, folder / f"{seed}.mp4")
+            clip = ClipRef(id=f"clip-{seed}", path=str(folder / f"{seed}.mp4"))
+            made.append(TrainingExample(clip=clip, task="caption", instruction="", target=reference_caption(script)))
+        gone = ClipRef(id="gone", path=str(folder / "gone.mp4"))
+        return [*made, TrainingExample(clip=gone, task="caption", instruction="", target="none")]
+
+    def sample(
+        self, folder: Path, examples: list[TrainingExample], path: Path, batch_size: int = 2
+    ) -> tuple[list[Candidates], list[Failure]]:
+        model = load_model(str(folder), device="cpu").model
+        reader = ClipReader(model, ReadSettings(num_workers=0))
+        try:
+            return sample_captions(
+                model,
+                reader,
+                examples,
+                path,
+                samples_per_clip=2,
+                sampling=self.SAMPLING,
+                batch_size=batch_size,
+            )
+        finally:
+            reader.close()
+
+    def test_resumed_equals_undisturbed_whatever_the_batch(
+        self, tiny_model_folder: Path, examples: list[TrainingExample], tmp_path: Path
+    ) -> None:
+        whole, failures = self.sample(tiny_model_folder, examples, tmp_path / "whole.jsonl")
+        assert [one.key for one in whole] == ["clip-0", "clip-1", "clip-2"]
+        assert [failure.clip_id for failure in failures] == ["gone"]
+        assert all(len(one.captions) == 2 for one in whole)
+        self.sample(tiny_model_folder, examples[:1], tmp_path / "parts.jsonl")
+        parts, _ = self.sample(tiny_model_folder, examples, tmp_path / "parts.jsonl", batch_size=1)
+        assert parts == whole
+
+    def test_other_settings_are_refused(
+        self, tiny_model_folder: Path, examples: list[TrainingExample], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "samples.jsonl"
+        self.sample(tiny_model_folder, examples[:1], path)
+        model = load_model(str(tiny_model_folder), device="cpu").model
+        reader = ClipReader(model, ReadSettings(num_workers=0))
+        with pytest.raises(ConfigError, match="sampled with"):
+            sample_captions(model, reader, examples, path, samples_per_clip=3, sampling=self.SAMPLING)
+        with pytest.raises(ConfigError, match="temperature > 0"):
+            sample_captions(model, reader, examples, path, samples_per_clip=2, sampling=Sampling())
+        with pytest.raises(ConfigError, match="same clip and interval"):
+            sample_captions(model, reader, examples[:1] * 2, path, samples_per_clip=2, sampling=self.SAMPLING)
+        reader.close()
+
+    def test_keys_tell_intervals_apart(self) -> None:
+        assert example_key(example("a")) == "a"
+        local = example("a", task="local_caption", start_seconds=1.0, end_seconds=2.5)
+        assert example_key(local) == "a|1.0,2.5"
