@@ -6,6 +6,12 @@ avocet train align nano       audio alignment: the audio aligner only
 avocet train sft nano         audiovisual supervised fine-tuning
 avocet train export nano      write the last stage's weights as a captioner folder
 avocet train all nano         everything above, in order
+
+Recipes whose align and sft stages are `finetune.FineTune` values train a loaded model on data sets:
+
+avocet train sft salmonn2_7b
+torchrun --nproc-per-node 8 --no-python avocet train sft avocado_7b --engine fsdp2
+avocet train export avocado_7b --to adapter
 """
 
 from __future__ import annotations
@@ -30,7 +36,15 @@ def __getattr__(name: str) -> ModuleType:
 STAGES = ("data", "towers", "align", "sft", "export", "all")
 
 
-def run(stage: str, recipe: str, run_dir: str | None = None, resume: bool = False, part: str | None = None) -> int:
+def run(
+    stage: str,
+    recipe: str,
+    run_dir: str | None = None,
+    resume: bool = False,
+    part: str | None = None,
+    engine: str = "auto",
+    to: str = "merged",
+) -> int:
     """Run one stage (or `all`) of a recipe.
 
     Args:
@@ -39,9 +53,12 @@ def run(stage: str, recipe: str, run_dir: str | None = None, resume: bool = Fals
         run_dir: where data, checkpoints and logs go; `runs/<recipe>` if not given.
         resume: go on with runs that are already there instead of refusing.
         part: run only the sub-stage (or data store) of this name.
+        engine: how fine-tuning stages are spread over devices, see `finetune.engine.ENGINES`.
+        to: what a fine-tuned model is exported as: "merged" or "adapter".
 
     Returns 0. Raises `ConfigError` for an unknown stage, recipe or part.
     """
+    from avocet.training.config import StageConfig
     from avocet.training.export import export_model
     from avocet.training.loop import run_stage
     from avocet.training.render import render_recipe
@@ -57,6 +74,10 @@ def run(stage: str, recipe: str, run_dir: str | None = None, resume: bool = Fals
         if step == "data":
             only = (part,) if part else ()
             render_recipe(path, folder / "data", workers=os.cpu_count() or 1, only=only)
+        elif step == "export" and plan.fine_tunes():
+            from avocet.training.finetune.export import export_stage
+
+            export_stage(plan.fine_tunes(), folder, part, to)
         elif step == "export":
             export_model(plan, folder, folder / "export")
         else:
@@ -64,5 +85,11 @@ def run(stage: str, recipe: str, run_dir: str | None = None, resume: bool = Fals
             if not configs:
                 raise ConfigError(f"recipe {plan.name!r} has no part {part!r} in stage {step!r}")
             for config in configs:
-                run_stage(path, config.name, folder, resume=resume or stage == "all")
+                again = resume or stage == "all"
+                if isinstance(config, StageConfig):
+                    run_stage(path, config.name, folder, resume=again)
+                else:
+                    from avocet.training.finetune.loop import fine_tune
+
+                    fine_tune(config, folder, plan.fine_tunes(), resume=again, engine=engine)
     return 0

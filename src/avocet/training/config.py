@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from avocet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from avocet.training.finetune.config import FineTune
     from avocet.training.model import TrainableModel
 
 StoreKind = Literal["av", "sound", "picture"]
@@ -105,18 +106,22 @@ class StageConfig:
             raise ConfigError(f"stage {self.name!r}: evaluate_every needs evaluate_store")
 
 
+def _no_model() -> TrainableModel:
+    raise ConfigError("this recipe makes no model of its own: its stages fine-tune one that they load by name")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole training plan: model, data and stages in order."""
 
     name: str
-    build_model: Callable[[], TrainableModel]
-    """Makes the untrained model (random weights, its tokenizer)."""
-    data: tuple[TheatreData, ...]
+    build_model: Callable[[], TrainableModel] = _no_model
+    """Makes the untrained model (random weights, its tokenizer); only for stages on theatre clips."""
+    data: tuple[TheatreData, ...] = ()
     towers: tuple[StageConfig, ...] = ()
     """Stage 0: what real models get as pretrained weights."""
-    align: tuple[StageConfig, ...] = ()
-    sft: tuple[StageConfig, ...] = ()
+    align: tuple[StageConfig | FineTune, ...] = ()
+    sft: tuple[StageConfig | FineTune, ...] = ()
 
     def __post_init__(self) -> None:
         known = {data.name for data in self.data}
@@ -131,7 +136,15 @@ class Recipe:
             if late:
                 raise ConfigError(f"stage {stage.name!r} starts from {sorted(late)}, which do not come before it")
             done.add(stage.name)
+        names = [stage.name for stage in (*self.towers, *self.align, *self.sft)]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"recipe {self.name!r} has several stages of one name: {sorted(names)}")
 
     def stages(self) -> tuple[StageConfig, ...]:
-        """All stages in order."""
-        return (*self.towers, *self.align, *self.sft)
+        """The stages on theatre clips, in order."""
+        every = (*self.towers, *self.align, *self.sft)
+        return tuple(stage for stage in every if isinstance(stage, StageConfig))
+
+    def fine_tunes(self) -> tuple[FineTune, ...]:
+        """The stages that fine-tune a loaded model, in order."""
+        return tuple(stage for stage in (*self.align, *self.sft) if not isinstance(stage, StageConfig))

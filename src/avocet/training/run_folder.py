@@ -15,6 +15,8 @@ from avocet.errors import ConfigError
 from avocet.training.config import Recipe, StageConfig
 
 _PACKAGES = ("avocet", "torch", "transformers", "tokenizers", "numpy", "av")
+_TRAINERS = ("accelerate", "peft", "safetensors", "deepspeed", "bitsandbytes", "liger-kernel")
+"""Packages whose versions matter where they are installed."""
 
 
 def recipe_path(name_or_path: str) -> Path:
@@ -63,15 +65,32 @@ def describe_run(recipe: Recipe, stage_name: str) -> dict[str, Any]:
     config["build_model"] = getattr(recipe.build_model, "__qualname__", repr(recipe.build_model))
     for part in ("data", "towers", "align", "sft"):
         config[part] = [_fields(item) for item in config[part]]
+    return {"stage": stage_name, "recipe": config, **_code_facts()}
+
+
+def run_facts(config: Any) -> dict[str, Any]:
+    """The configuration (a frozen dataclass), commit, versions and machine of a fine-tuning run, as JSON types."""
+    facts = _code_facts()
+    facts["versions"] |= {name: metadata.version(name) for name in _TRAINERS if _is_installed(name)}
+    return {"config": dataclasses.asdict(config), **facts}
+
+
+def _code_facts() -> dict[str, Any]:
     return {
-        "stage": stage_name,
-        "recipe": config,
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": bool(_git("status", "--porcelain")),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _fields(item: Any) -> dict[str, Any]:
@@ -105,6 +124,11 @@ def write_run_facts(folder: Path, recipe: Recipe, stage_name: str) -> None:
     """Write `run.json` (and the uncommitted diff, when there is one) beside the outputs."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(describe_run(recipe, stage_name), indent=2))
+    write_uncommitted(folder)
+
+
+def write_uncommitted(folder: Path) -> None:
+    """Write the uncommitted diff of the working folder, when there is one, to `uncommitted.diff`."""
     diff = _git("diff", "HEAD")
     if diff:
         (folder / "uncommitted.diff").write_text(diff + "\n")

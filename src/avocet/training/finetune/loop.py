@@ -1,0 +1,250 @@
+"""One fine-tuning stage from start to end: read -> forward -> backward -> step -> log -> evaluate -> save.
+
+Resuming continues to the last digit: see `checkpoints`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from avocet.errors import ConfigError
+from avocet.models.features import FeatureStore
+from avocet.models.lora import merge_lora
+from avocet.models.registry import LoadedModel, load_model
+from avocet.training.checkpoints import checkpoints
+from avocet.training.finetune.checkpoints import (
+    EMA_FILE,
+    WEIGHTS_FILE,
+    load_weights,
+    restore_optimizer,
+    save_checkpoint,
+)
+from avocet.training.finetune.config import FineTune
+from avocet.training.finetune.engine import Engine
+from avocet.training.finetune.inputs import LEFT_OUT_FILE, BatchReader, StageData, read_stage_data, write_left_out
+from avocet.training.finetune.module import backbone_of
+from avocet.training.finetune.parts import describe_trainable, set_modes, set_trainable
+from avocet.training.finetune.watch import METRICS_FILE, Watch, cut_metrics
+from avocet.training.inputs.prefetch import Prefetcher
+from avocet.training.run_folder import run_facts, write_uncommitted
+
+
+def fine_tune(
+    config: FineTune,
+    run_dir: Path,
+    earlier: tuple[FineTune, ...] = (),
+    *,
+    resume: bool = False,
+    engine: str = "auto",
+) -> Path:
+    """Run a stage and return its folder, whose newest checkpoint is the result.
+
+    Args:
+        config: the stage.
+        run_dir: the stage's folder is made in it.
+        earlier: stages that `starts_from` may name.
+        resume: go on with the run that is there.
+        engine: see `engine.ENGINES`.
+
+    Raises:
+        ConfigError: the folder holds a run and `resume` is False, or one of other settings; and wrong settings.
+        NonFiniteLossError: too many refused steps in a row.
+    """
+    folder = run_dir / config.name
+    existing = checkpoints(folder)
+    if existing and not resume:
+        raise ConfigError(f"{folder} already holds a run; add --resume to go on with it, or choose another --run-dir")
+    runner = Engine(config, engine, folder=str(folder))
+    loaded = build_model(config, run_dir, earlier, device=str(runner.device))
+    model: Any = loaded.model
+    facts = stage_facts(config, loaded.revision, runner)
+    if existing:
+        check_same_run(folder, facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = runner.on_main(lambda: read_stage_data(config.sources, config, model, folder))
+    held_out = None
+    if config.evaluation:
+        held_out = runner.on_main(lambda: read_stage_data(config.evaluation, config, model, folder))
+    # All processes must draw the same adapter.
+    torch.manual_seed(config.seed)
+    names = set_trainable(model, config.trainable, config.lora)
+    if existing:
+        load_weights(existing[-1][1], model, names)
+    if runner.is_main:
+        _announce(config, model, names, data, runner)
+        if not existing:
+            (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            write_uncommitted(folder)
+            write_left_out(folder / LEFT_OUT_FILE, data.left_out)
+    if config.read.feature_store_bytes:
+        model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
+    runner.prepare(model, names)
+    set_modes(model, backbone_of(model))
+    first_step = 0
+    if existing:
+        first_step = restore_optimizer(existing[-1][1], runner)
+    if runner.is_main:
+        cut_metrics(folder / METRICS_FILE, first_step)
+    _train(config, folder, runner, data, held_out, model, first_step)
+    return folder
+
+
+def _train(
+    config: FineTune,
+    folder: Path,
+    engine: Engine,
+    data: StageData,
+    held_out: StageData | None,
+    model: Any,
+    first_step: int,
+) -> None:
+    plan = data.plan(config, engine.num_processes)
+    num_steps = config.num_steps(plan.steps_per_epoch)
+    reader = BatchReader(data, plan, config, model, autocast=engine.uses_autocast)
+    steps = range(first_step, num_steps)
+    batches = Prefetcher(lambda step: reader.step(step, engine.rank), steps, depth=config.read.prefetch_steps)
+    try:
+        with batches, Watch(engine, folder, config.name, num_steps, first_step) as watch:
+            for step, (parts, failures) in zip(steps, batches, strict=True):
+                rate = learning_rate(config, step, num_steps)
+                result = engine.step(parts, step, rate)
+                done, is_last = step + 1, step + 1 == num_steps
+                if failures:
+                    write_left_out(folder / LEFT_OUT_FILE, failures, done)
+                left_out = int(engine.total([len(failures)])[0])
+                watch.step(done, result, rate, left_out, log=_due(config.log_every, done) or is_last)
+                if result.refused:
+                    watch.say(f"step {done} refused: loss {result.loss}, gradient norm {result.gradient_norm}")
+                if held_out is not None and (_due(config.evaluate_every, done) or is_last):
+                    watch.write({"step": done, "held_out_loss": _evaluate(config, engine, held_out, model)})
+                if _due(config.save_every, done) or is_last:
+                    save_checkpoint(folder, engine, done, config.keep)
+            if model.feature_store is not None:
+                watch.say(model.feature_store.summary())
+    finally:
+        reader.close()
+
+
+def learning_rate(config: FineTune, step: int, num_steps: int) -> float:
+    """Linear warm-up to the peak, then a cosine down to `final_fraction` of it."""
+    settings = config.optimizer
+    warmup = settings.warmup_steps
+    if settings.warmup_ratio is not None:
+        warmup = math.ceil(settings.warmup_ratio * num_steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    end = settings.decay_steps or num_steps
+    progress = min(1.0, (step - warmup) / max(1, end - warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * cosine)
+
+
+def build_model(config: FineTune, run_dir: Path, earlier: tuple[FineTune, ...], *, device: str) -> LoadedModel:
+    """The model that the stage starts from: its own, with the results of the stages that `starts_from` names.
+
+    Raises `ConfigError` for a stage that is unknown, unfinished, or of another model.
+    """
+    loaded = load_model(config.model, device=device, dtype=config.precision)
+    model: Any = loaded.model
+    known = {stage.name: stage for stage in earlier}
+    for name in config.starts_from:
+        if name not in known:
+            raise ConfigError(f"stage {config.name!r} starts from {name!r}; the stages before it are {sorted(known)}")
+        if known[name].model != config.model:
+            raise ConfigError(
+                f"stage {config.name!r} is of {config.model!r}, {name!r} of {known[name].model!r}; they must share it"
+            )
+        add_result(model, known[name], run_dir / name)
+    return loaded
+
+
+def add_result(model: Any, stage: FineTune, folder: Path) -> None:
+    """Give the model what a finished stage learnt, its adapter merged; everything is frozen afterwards.
+
+    Raises `ConfigError` when the stage has no checkpoint.
+    """
+    put_weights(model, stage, folder)
+    if stage.lora is not None:
+        merge_lora(model)
+    module: nn.Module = model
+    module.requires_grad_(False)
+
+
+def put_weights(model: Any, stage: FineTune, folder: Path) -> tuple[str, ...]:
+    """The weights of a stage's newest checkpoint (its average, where it kept one), the adapter attached; their names.
+
+    They take the type of the weights that they replace. Raises `ConfigError` when there is no checkpoint.
+    """
+    found = checkpoints(folder)
+    if not found:
+        raise ConfigError(f"stage {stage.name!r} has no checkpoint in {folder}; train it first")
+    names = set_trainable(model, stage.trainable, stage.lora)
+    kinds = {name: model.get_parameter(name).dtype for name in names}
+    load_weights(found[-1][1], model, names, EMA_FILE if stage.ema_decay is not None else WEIGHTS_FILE)
+    for name, kind in kinds.items():
+        parameter = model.get_parameter(name)
+        # The adapter is merged in float32.
+        if ".lora_" not in name:
+            parameter.data = parameter.data.to(kind)
+    return names
+
+
+def stage_facts(config: FineTune, revision: str, engine: Engine) -> dict[str, Any]:
+    """What `run.json` says: configuration, code, versions, model revision, devices."""
+    return {
+        **run_facts(config),
+        "model_revision": revision,
+        "num_processes": engine.num_processes,
+        "engine": str(engine.accelerator.distributed_type.value),
+        "device": str(engine.device),
+    }
+
+
+def check_same_run(folder: Path, facts: dict[str, Any]) -> None:
+    """Raise `ConfigError` when the run in `folder` is of other settings, or began with other weights.
+
+    How it is logged, saved, read ahead and spread over processes may differ.
+    """
+    before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(facts))
+    free = {"log_every", "save_every", "evaluate_every", "evaluation", "keep", "trackers", "read"}
+    keys = (before["config"].keys() | now["config"].keys()) - free
+    changed = sorted(key for key in keys if before["config"].get(key) != now["config"].get(key))
+    if before["model_revision"] != now["model_revision"]:
+        changed.append("the model's weights")
+    if changed:
+        raise ConfigError(
+            f"{folder} was started with other settings ({', '.join(changed)} changed); put them back, or choose "
+            "another --run-dir"
+        )
+
+
+def _announce(config: FineTune, model: Any, names: tuple[str, ...], data: StageData, engine: Engine) -> None:
+    plan = data.plan(config, engine.num_processes)
+    lines = [
+        *data.report,
+        *describe_trainable(model, names),
+        f"{config.name}: {config.num_steps(plan.steps_per_epoch)} steps, {plan.steps_per_epoch} per epoch, on "
+        f"{engine.num_processes} x {engine.device.type} ({engine.accelerator.distributed_type.value.lower()})",
+    ]
+    print("\n".join(lines), flush=True)
+
+
+def _evaluate(config: FineTune, engine: Engine, held_out: StageData, model: Any) -> float:
+    reader = BatchReader(
+        held_out, held_out.plan(config, engine.num_processes), config, model, autocast=engine.uses_autocast
+    )
+    try:
+        return engine.evaluate(reader.evaluation(engine.rank, engine.num_processes))
+    finally:
+        reader.close()
+
+
+def _due(every: int, done: int) -> bool:
+    return every > 0 and done % every == 0
