@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from avocet.errors import ConfigError
+from avocet.models.scoring import score_completions
 
 TEXTS = ["a red circle", "a bell rings, a bell rings", "", "red", "the video slides left"]
 
@@ -66,7 +67,7 @@ def test_a_shared_prefix_is_forwarded_once(model, make_prefix):
     prefix = make_prefix((3, 1.0), (1, None))
     shapes = []
     handle = model.decoder.model.layers[0].register_forward_hook(lambda m, args, out: shapes.append(args[0].shape[:2]))
-    model.score(prefix, [[[5, 6, 7], [8, 9]], [[5]]])
+    score_completions(model.language_decoder(), prefix, [[[5, 6, 7], [8, 9]], [[5]]])
     handle.remove()
     # The prefill of both prompts, then at most the first two tokens of each of the three completions.
     assert [tuple(shape) for shape in shapes] == [(2, prefix.embeddings.shape[1]), (3, 2)]

@@ -16,7 +16,8 @@ from avocet.models.decoder import Decoder
 from avocet.models.features import FeatureStore, Outputs
 from avocet.models.generation import sample_completions
 from avocet.models.interface import Completion, Prefix, Prompt
-from avocet.models.scoring import next_token_log_probs, score_completions
+from avocet.models.prefix import score_shared
+from avocet.models.scoring import next_token_log_probs
 from avocet.models.trunks import Trunk, TrunkName, require_values
 from avocet.records import Clip, Sampling
 
@@ -117,8 +118,8 @@ class DecoderModel(nn.Module):
             )
 
     def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
-        """Per prompt, per completion: float32 (T,) log-probabilities; see `avocet.models.scoring`."""
-        return score_completions(self.language_decoder(), prefix, completions)
+        """Per prompt, per completion: float32 (T,) log-probabilities; see `avocet.models.prefix`."""
+        return score_shared(self.language_decoder(), prefix, completions)
 
     def next_token_log_probs(self, prefix: Prefix, completion: Sequence[int]) -> torch.Tensor:
         """float32 (T, vocabulary): the distribution before each token of the completion of a one-prompt prefix."""

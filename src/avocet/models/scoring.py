@@ -1,7 +1,8 @@
 """Exact, differentiable log-probabilities of completions after an encoded prefix.
 
 One completion per prompt: one causal forward over [prefix, completion], padded on the right, where padding needs no
-mask. Several per prompt: each prefix is forwarded once into a key-value cache that all its completions read.
+mask. Several per prompt: each prefix is forwarded once into a key-value cache that all its completions read; training
+goes through `avocet.models.prefix`, which also works under gradient checkpointing.
 
 Shapes: B prompts, R completions of all prompts, L prefix positions, T completion tokens, D width, V vocabulary.
 """
@@ -112,6 +113,11 @@ def _score_shared(decoder: Decoder, prefix: Prefix, rows: list[int], tokens: lis
     prefill_BLD, cache = decoder.run(
         prefix.embeddings, positions=prefix.positions, use_cache=True, deepstack=prefix.deepstack
     )
+    if cache is None or cache.get_seq_length() == 0:
+        raise ConfigError(
+            "the decoder kept no keys and values of the prompt, as under gradient checkpointing; score with "
+            'avocet.models.prefix.score_shared and method "packed" or "plain"'
+        )
     row = torch.tensor(rows, device=device)
     length_R = prefix.lengths.to(device)[row]
     first_RD = prefill_BLD[row, length_R - 1]

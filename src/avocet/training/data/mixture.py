@@ -119,6 +119,28 @@ def load_pairs(sources: Sequence[DataSource]) -> PairMixture:
     )
 
 
+def load_pairs_and_examples(
+    sources: Sequence[DataSource],
+) -> tuple[tuple[PreferencePair | TrainingExample, ...], tuple[float, ...], MixtureReport]:
+    """Pairs and, after them, examples of all sources, with one weight each: what a stage with preferences draws from.
+
+    Raises `ConfigError` without any pair, and what `read_examples` raises.
+    """
+    sets = _read(sources)
+    report = _report(sources, sets, [len(one.pairs) + len(one.examples) for one in sets])
+    if not report.num_pairs:
+        raise ConfigError(f"no pair in {', '.join(source.path for source in sources)}{_first_reason(sets)}")
+    items: list[PreferencePair | TrainingExample] = []
+    weights: list[float] = []
+    for source, one in zip(sources, sets, strict=True):
+        items += one.pairs
+        weights += [source.weight] * len(one.pairs)
+    for source, one in zip(sources, sets, strict=True):
+        items += one.examples
+        weights += [source.weight] * len(one.examples)
+    return tuple(items), tuple(weights), report
+
+
 def _read(sources: Sequence[DataSource]) -> list[ExampleSet]:
     if not sources:
         raise ConfigError("a mixture needs at least one DataSource")

@@ -13,11 +13,13 @@ from avocet.errors import ConfigError
 from avocet.training.config import OptimizerConfig
 from avocet.training.data.mixture import DataSource
 
-Stage = Literal["align", "sft"]
+Stage = Literal["align", "sft", "dpo"]
 Precision = Literal["float32", "bfloat16"]
 OptimizerKind = Literal["adamw", "adamw_8bit"]
 Broken = Literal["stop", "leave_out"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
+Variant = Literal["dpo", "cdpo", "gdpo"]
+GroundTruth = Literal["same_item", "random"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,33 @@ class LoraSettings:
                 f"LoRA needs rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank {self.rank}, alpha {self.alpha}, "
                 f"dropout {self.dropout}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceSettings:
+    """Guided DPO (video-SALMONN 2, Eq. 11): -log sigmoid(beta * z) of each pair, and cross-entropy beside it."""
+
+    beta: float = 0.1
+    variant: Variant = "gdpo"
+    """What the cross-entropy is taken of: nothing (dpo), the chosen captions (cdpo), the ground truth (gdpo)."""
+    ce_weight: float = 0.1
+    """Lambda of the paper."""
+    ground_truth: GroundTruth = "same_item"
+    """Each pair's own reference caption (the released code), or those of other clips, drawn apart (the paper)."""
+
+    def __post_init__(self) -> None:
+        for value, choices in ((self.variant, Variant), (self.ground_truth, GroundTruth)):
+            if value not in get_args(choices):
+                raise ConfigError(f"PreferenceSettings: {value!r} is none of {', '.join(get_args(choices))}")
+        if not self.beta > 0 or self.ce_weight < 0:
+            raise ConfigError(
+                f"PreferenceSettings: beta must be > 0 and ce_weight >= 0, got {self.beta} and {self.ce_weight}"
+            )
+
+    @property
+    def guide_weight(self) -> float:
+        """Weight of the cross-entropy; plain DPO has none."""
+        return 0.0 if self.variant == "dpo" else self.ce_weight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +142,8 @@ class FineTune:
     optimizer: FineTuneOptimizer
     batch: BatchSettings
     lora: LoraSettings | None = None
+    preference: PreferenceSettings | None = None
+    """Of stage dpo, whose sources hold pairs; their other examples are trained on as in SFT."""
     read: ReadSettings = ReadSettings()
     starts_from: tuple[str, ...] = ()
     """Fine-tuning stages of the same run folder whose result is loaded first, in this order."""
@@ -149,6 +180,8 @@ class FineTune:
             raise ConfigError(f"stage {self.name!r}: give exactly one of epochs and max_steps")
         if not (self.epochs or self.max_steps or 0) > 0:
             raise ConfigError(f"stage {self.name!r}: epochs or max_steps must be > 0")
+        if (self.stage == "dpo") != (self.preference is not None):
+            raise ConfigError(f"stage {self.name!r}: `preference` belongs to stage dpo, and dpo needs it")
         if self.keep < 1 or self.loss_chunk < 1 or self.max_refused_steps < 1:
             raise ConfigError(f"stage {self.name!r}: keep, loss_chunk and max_refused_steps must be >= 1")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

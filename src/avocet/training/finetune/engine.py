@@ -22,7 +22,7 @@ from avocet.errors import AvocetError, ConfigError
 from avocet.records import Task
 from avocet.training.finetune.config import FineTune
 from avocet.training.finetune.devices import ENGINES, make_accelerator, make_optimizer, use_liger
-from avocet.training.finetune.module import FineTuneModule, MicroBatch, backbone_of
+from avocet.training.finetune.module import FineTuneModule, Item, MicroBatch, Objective, Supervised, backbone_of
 from avocet.training.finetune.parts import decoder_layers
 
 _TASKS: tuple[str, ...] = get_args(Task)
@@ -39,7 +39,9 @@ class StepResult:
     """What one step did; the same on all processes but for `prompt_tokens`."""
 
     loss: float
-    """Mean over the target tokens of the step."""
+    """Of supervised stages the mean over the target tokens of the step."""
+    figures: Mapping[str, float]
+    """Mean of each column of the objective that has anything in this step, where there are several columns."""
     task_losses: Mapping[str, float]
     gradient_norm: float
     """Before clipping."""
@@ -86,6 +88,7 @@ class Engine:
                 f"{self.device}; several processes on CPUs need ddp or fsdp2"
             )
         self.module: Any = None
+        self.objective: Objective = Supervised()
         self.optimizer: Any = None
         self.names: tuple[str, ...] = ()
         self.ema: dict[str, torch.Tensor] = {}
@@ -137,13 +140,14 @@ class Engine:
         result: _T = box[0]
         return result
 
-    def prepare(self, model: nn.Module, names: Sequence[str]) -> None:
+    def prepare(self, model: nn.Module, names: Sequence[str], objective: Objective | None = None) -> None:
         """Wrap a model whose trained parameters have these names, and make its optimizer."""
         self.names = tuple(names)
+        self.objective = objective or Supervised()
         for name in self.names:
             parameter = model.get_parameter(name)
             parameter.data = parameter.data.float()
-        module = FineTuneModule(model.to(self.device), self.config.loss_chunk)
+        module = self.objective.module(model.to(self.device), self.config.loss_chunk)
         if self.config.gradient_checkpointing:
             backbone: Any = backbone_of(model)
             # The non-reentrant kind also works when nothing that enters a layer needs a gradient.
@@ -199,42 +203,53 @@ class Engine:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        counts = self.total([sum(batch.num_targets for batch in batches)])
-        total = max(int(counts[0]), 1)
+        totals = self._totals(batches)
+        scale = self._scale(totals)
         self.optimizer.zero_grad()
-        sums: list[tuple[str, float, int]] = []
+        sums: list[tuple[Item, list[float]]] = []
         healthy = True
         for place, batch in enumerate(batches):
             is_last = place == len(batches) - 1
             self._seed(step, place)
             with self._synchronised(is_last):
-                losses = self._forward(batch)
-                if self.is_deepspeed and not self._healthy_everywhere(losses, place, step):
+                values = self._forward(batch)
+                if self.is_deepspeed and not self._healthy_everywhere(values, place, step):
                     healthy = False
                     break
-                loss = losses.sum() * (0.0 if batch.is_filler else self.num_processes / total)
+                loss = (values * scale).sum() * (0.0 if batch.is_filler else self.num_processes)
                 self._backward(loss, is_last)
             if not batch.is_filler:
-                values = losses.detach().tolist()
-                sums += [(item.task, value, len(item.target)) for item, value in zip(batch.items, values, strict=True)]
-        return self._finish(batches, sums, total, healthy, step)
+                sums += zip(batch.items, values.detach().tolist(), strict=True)
+        return self._finish(sums, totals, healthy, step)
+
+    def _totals(self, batches: Sequence[MicroBatch]) -> list[int]:
+        """The divisor of each column, over all processes."""
+        items = [item for batch in batches if not batch.is_filler for item in batch.items]
+        counts = [self.objective.counts(item) for item in items]
+        own = [float(sum(count[k] for count in counts)) for k in range(len(self.objective.columns))]
+        return [int(value) for value in self.total(own)]
+
+    def _scale(self, totals: Sequence[int]) -> torch.Tensor:
+        """float64 (columns,): weight / divisor."""
+        scale = [column.weight / max(total, 1) for column, total in zip(self.objective.columns, totals, strict=True)]
+        return torch.tensor(scale, dtype=torch.float64, device=self.device)
 
     def _finish(
-        self,
-        batches: Sequence[MicroBatch],
-        sums: Sequence[tuple[str, float, int]],
-        total: int,
-        healthy: bool,
-        step: int,
+        self, sums: Sequence[tuple[Item, list[float]]], totals: Sequence[int], healthy: bool, step: int
     ) -> StepResult:
-        real = [batch for batch in batches if not batch.is_filler]
-        tokens = sum(item.num_tokens for batch in real for item in batch.items)
-        examples = sum(len(batch.items) for batch in real)
+        columns = self.objective.columns
         tasks = list(_TASKS)
-        of_tasks = [sum(value for task, value, _ in sums if task == name) for name in tasks]
-        of_tasks += [float(sum(count for task, _, count in sums if task == name)) for name in tasks]
-        numbers = self.total([float(tokens), float(examples), sum(value for _, value, _ in sums), *of_tasks])
-        loss = float(numbers[2]) / total if healthy else float("nan")
+        # Of tasks, the first column: its sum and its divisor.
+        of_tasks = [sum(row[0] for item, row in sums if item.task == name) for name in tasks]
+        of_tasks += [
+            float(sum(self.objective.counts(item)[0] for item, _ in sums if item.task == name)) for name in tasks
+        ]
+        own = [float(sum(item.num_tokens for item, _ in sums)), float(len(sums))]
+        own += [sum(row[k] for _, row in sums) for k in range(len(columns))]
+        numbers = self.total([*own, *of_tasks])
+        means = [value / max(total, 1) for value, total in zip(numbers[2:], totals, strict=False)]
+        loss = sum(column.weight * mean for column, mean in zip(columns, means, strict=True) if column.weight)
+        loss = loss if healthy else float("nan")
         norm = self._gradient_norm() if healthy else float("nan")
         refused = not (np.isfinite(loss) and np.isfinite(norm))
         if not refused and not self.is_deepspeed:
@@ -242,37 +257,48 @@ class Engine:
             self._update_ema()
         self.optimizer.zero_grad()
         self._count_refusal(refused, step, loss, norm)
-        task_sums, task_counts = numbers[3 : 3 + len(tasks)], numbers[3 + len(tasks) :]
+        task_sums, task_counts = numbers[-2 * len(tasks) : -len(tasks)], numbers[-len(tasks) :]
         return StepResult(
             loss=loss,
+            figures={
+                column.name: mean
+                for column, mean, total in zip(columns, means, totals, strict=True)
+                if total and len(columns) > 1
+            },
             task_losses={
                 name: float(value / count)
                 for name, value, count in zip(tasks, task_sums, task_counts, strict=True)
                 if count
             },
             gradient_norm=norm,
-            num_targets=total,
+            num_targets=totals[0],
             num_tokens=int(numbers[0]),
             num_examples=int(numbers[1]),
             refused=refused,
         )
 
     def evaluate(self, batches: Iterator[tuple[MicroBatch, ...]]) -> float:
-        """Mean loss of all target tokens, without gradients and without dropout."""
+        """The loss over all items, without gradients and without dropout."""
         inner = self.accelerator.unwrap_model(self.module)
         modes = [(module, module.training) for module in inner.modules()]
         inner.eval()
-        total, count = 0.0, 0
+        num_columns = len(self.objective.columns)
+        sums = [0.0] * (2 * num_columns)
         with torch.no_grad():
             for parts in batches:
                 for batch in parts:
-                    losses = self._forward(batch)
+                    values = self._forward(batch)
                     if not batch.is_filler:
-                        total, count = total + float(losses.sum()), count + batch.num_targets
+                        rows = zip(values.tolist(), map(self.objective.counts, batch.items), strict=True)
+                        for row, counts in rows:
+                            sums = [total + value for total, value in zip(sums, [*row, *counts], strict=True)]
         for module, training in modes:
             module.training = training
-        numbers = self.total([total, float(count)])
-        return float(numbers[0] / numbers[1])
+        numbers = self.total(sums)
+        return sum(
+            column.weight * numbers[k] / max(numbers[num_columns + k], 1.0)
+            for k, column in enumerate(self.objective.columns)
+        )
 
     def _forward(self, batch: MicroBatch) -> torch.Tensor:
         # Not through accelerate, which fixes one precision for the life of the process.

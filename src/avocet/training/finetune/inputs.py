@@ -21,8 +21,9 @@ from avocet.models.features import FeatureStore, content_key
 from avocet.records import Clip, ClipRef, Failure, TrainingExample
 from avocet.training.data.check_media import MediaFacts, MediaJob, gather_facts, stamped
 from avocet.training.data.formats_common import audio_policy
-from avocet.training.data.mixture import DataSource, load_mixture
+from avocet.training.data.mixture import DataSource
 from avocet.training.finetune.config import FineTune, ReadSettings
+from avocet.training.finetune.lessons import Lessons, read_lessons
 from avocet.training.finetune.module import FineTunable, Item, MicroBatch, filler
 from avocet.training.inputs.loading import ClipLoader
 from avocet.training.inputs.plan import LengthPlan
@@ -36,24 +37,28 @@ LEFT_OUT_FILE = "left_out.jsonl"
 class StageData:
     """The usable examples of a stage."""
 
-    examples: tuple[TrainingExample, ...]
-    weights: tuple[float, ...]
+    lessons: Lessons
     lengths: tuple[int, ...]
-    """Tokens of prompt and target of each."""
+    """Tokens of prompt and answers of each."""
     left_out: tuple[Failure, ...]
     report: tuple[str, ...]
     """Lines to print."""
 
+    @property
+    def examples(self) -> tuple[TrainingExample, ...]:
+        return self.lessons.examples
+
     def plan(self, config: FineTune, num_processes: int) -> LengthPlan:
         """The batches of the stage. Raises `ConfigError` when an example is longer than the limits."""
-        even = len(set(self.weights)) == 1
+        weights = self.lessons.weights
+        even = len(set(weights)) == 1
         return LengthPlan(
             self.lengths,
             max_examples=config.batch.max_examples,
             max_tokens=config.batch.max_tokens,
             seed=config.seed,
             num_processes=num_processes,
-            weights=None if even else self.weights,
+            weights=None if even else weights,
         )
 
 
@@ -69,7 +74,8 @@ def read_stage_data(sources: Sequence[DataSource], config: FineTune, model: Any,
     Raises:
         ConfigError: no examples, or examples that cannot be read while `broken` is "stop".
     """
-    examples, weights, report = load_mixture(sources)
+    lessons, report = read_lessons(sources, config, model)
+    examples = lessons.examples
     facts = _measure(examples, config, folder / LENGTHS_FILE, model)
     kept, left_out = [], []
     for place, (example, job) in enumerate(zip(examples, _jobs(examples, config, model), strict=True)):
@@ -78,7 +84,7 @@ def read_stage_data(sources: Sequence[DataSource], config: FineTune, model: Any,
             prompt_tokens = facts[job.key].prompt_tokens
             assert prompt_tokens is not None
             asked = _instruction(example, model)
-            length = prompt_tokens[job.instructions.index(asked)] + len(model.encode_text(example.target, end=True))
+            length = prompt_tokens[job.instructions.index(asked)] + lessons.length(place, model)
             kept.append((place, length))
         else:
             left_out.append(Failure(clip_id=example.clip.id, path=example.clip.path, stage="media", error=error))
@@ -94,8 +100,7 @@ def read_stage_data(sources: Sequence[DataSource], config: FineTune, model: Any,
     if left_out:
         lines.append(f"{len(left_out)} examples are left out, see {LEFT_OUT_FILE}")
     return StageData(
-        examples=tuple(examples[place] for place, _ in kept),
-        weights=tuple(weights[place] for place, _ in kept),
+        lessons=lessons.select([place for place, _ in kept]),
         lengths=tuple(length for _, length in kept),
         left_out=tuple(left_out),
         report=tuple(lines),
@@ -151,11 +156,26 @@ class BatchReader:
             )
         batches = []
         for part in parts:
-            items = tuple(item for item in (read[index] for index in part) if isinstance(item, Item))
+            items = tuple(self._finished(item) for item in (read[index] for index in part) if isinstance(item, Item))
             if items:
                 batches.append(MicroBatch(items=items))
         batches += [self._filler] * (passes - len(batches))
         return tuple(batches), failures
+
+    def items(self, indices: Sequence[int]) -> list[Item]:
+        """Some lessons, each once. Raises `ConfigError` for a clip that cannot be read."""
+        found = self._reader.read([(index, self._data.examples[index]) for index in indices])
+        failures = [item for item in found if isinstance(item, Failure)]
+        if failures:
+            raise ConfigError(f"{failures[0].path}: {failures[0].error}; it could be read when training began")
+        return [self._finished(item) for item in found if isinstance(item, Item)]
+
+    def _finished(self, item: Item) -> Item:
+        """With what the lesson is beyond its example."""
+        lessons, index = self._data.lessons, item.index
+        if index in lessons.pairs:
+            return dataclasses.replace(item, pair=lessons.pairs[index], target=lessons.targets[index])
+        return dataclasses.replace(item, is_guide=True) if index in lessons.guides else item
 
     def close(self) -> None:
         """End the decoding processes."""

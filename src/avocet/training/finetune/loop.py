@@ -5,6 +5,7 @@ Resuming continues to the last digit: see `checkpoints`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -30,6 +31,7 @@ from avocet.training.finetune.engine import Engine
 from avocet.training.finetune.inputs import LEFT_OUT_FILE, BatchReader, StageData, read_stage_data, write_left_out
 from avocet.training.finetune.module import backbone_of
 from avocet.training.finetune.parts import describe_trainable, set_modes, set_trainable
+from avocet.training.finetune.preference import REFERENCE_FILE, GuidedDpo, score_reference
 from avocet.training.finetune.watch import METRICS_FILE, Watch, cut_metrics
 from avocet.training.inputs.prefetch import Prefetcher
 from avocet.training.run_folder import run_facts, write_uncommitted
@@ -74,6 +76,14 @@ def fine_tune(
     # All processes must draw the same adapter.
     torch.manual_seed(config.seed)
     names = set_trainable(model, config.trainable, config.lora)
+    if config.read.feature_store_bytes:
+        model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
+    if config.preference is not None:
+        # Before a checkpoint is put in: the reference is the model as the stage began.
+        data = runner.on_main(lambda: with_reference(data, config, model, folder, loaded.revision))
+        if held_out is not None:
+            before = held_out
+            held_out = runner.on_main(lambda: with_reference(before, config, model, folder, loaded.revision))
     if existing:
         load_weights(existing[-1][1], model, names)
     if runner.is_main:
@@ -82,9 +92,7 @@ def fine_tune(
             (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             write_uncommitted(folder)
             write_left_out(folder / LEFT_OUT_FILE, data.left_out)
-    if config.read.feature_store_bytes:
-        model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
-    runner.prepare(model, names)
+    runner.prepare(model, names, None if config.preference is None else GuidedDpo(config.preference))
     set_modes(model, backbone_of(model))
     first_step = 0
     if existing:
@@ -93,6 +101,16 @@ def fine_tune(
         cut_metrics(folder / METRICS_FILE, first_step)
     _train(config, folder, runner, data, held_out, model, first_step)
     return folder
+
+
+def with_reference(data: StageData, config: FineTune, model: Any, folder: Path, revision: str) -> StageData:
+    """The data with the reference's log-probabilities of all pairs; see `preference.score_reference`."""
+    reader = BatchReader(data, data.plan(config, 1), config, model)
+    try:
+        pairs = score_reference(model, reader.items, data.lessons.pairs, folder / REFERENCE_FILE, revision=revision)
+    finally:
+        reader.close()
+    return dataclasses.replace(data, lessons=dataclasses.replace(data.lessons, pairs=pairs))
 
 
 def _train(

@@ -20,6 +20,17 @@ from avocet.training.finetune.parts import decoder_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PairTokens:
+    """Two answers to one prompt, the first better than the second."""
+
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    reference_chosen: float = 0.0
+    """Summed log-probability under the reference: the model as the stage began."""
+    reference_rejected: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Item:
     """One example, ready for the model."""
 
@@ -28,12 +39,18 @@ class Item:
     task: str
     prompt: Prompt
     target: tuple[int, ...]
-    """Token ids of the answer and the token that ends it."""
+    """Token ids of the answer and the token that ends it; of a pair the ground truth, () for none."""
+    pair: PairTokens | None = None
+    is_guide: bool = False
+    """Whether it is a ground truth that guides pairs of other clips."""
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and target together."""
-        return len(self.prompt.token_ids) + len(self.target)
+        """Prompt and answers together."""
+        answers = len(self.target)
+        if self.pair is not None:
+            answers += len(self.pair.chosen) + len(self.pair.rejected)
+        return len(self.prompt.token_ids) + answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +65,40 @@ class MicroBatch:
     def num_targets(self) -> int:
         """Target tokens that count."""
         return 0 if self.is_filler else sum(len(item.target) for item in self.items)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+    """One thing that is summed over items and divided by a count over all of the step."""
+
+    name: str
+    weight: float
+    """Of its mean in the loss; 0 for what is only watched."""
+
+
+class Objective(Protocol):
+    """What a stage minimises: the weighted sum of its columns' means."""
+
+    @property
+    def columns(self) -> Sequence[Column]: ...
+
+    def counts(self, item: Item) -> Sequence[int]:
+        """By how much an item raises each column's divisor."""
+
+    def module(self, model: nn.Module, loss_chunk: int) -> FineTuneModule:
+        """The model with the columns as `forward`: MicroBatch -> float64 (B, columns)."""
+
+
+class Supervised:
+    """Cross-entropy per target token."""
+
+    columns = (Column(name="loss", weight=1.0),)
+
+    def counts(self, item: Item) -> Sequence[int]:
+        return (len(item.target),)
+
+    def module(self, model: nn.Module, loss_chunk: int) -> FineTuneModule:
+        return FineTuneModule(model, loss_chunk)
 
 
 class FineTunable(Protocol):
@@ -77,7 +128,7 @@ class FineTuneModule(nn.Module):
     def __init__(self, model: nn.Module, loss_chunk: int) -> None:
         super().__init__()
         self.model = model
-        self._loss_chunk = loss_chunk
+        self.loss_chunk = loss_chunk
         layers = decoder_layers(backbone_of(model))
         in_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
         self._maybe_unused = [
@@ -87,18 +138,18 @@ class FineTuneModule(nn.Module):
         ]
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
-        """float64 (B,): negative log-likelihood of each item's target, summed over its tokens."""
+        """float64 (B, 1): negative log-likelihood of each item's target, summed over its tokens."""
         model: Any = self.model
         decoder: LanguageDecoder = model.language_decoder()
         prefix = model.encode([item.prompt for item in batch.items])
         targets = [item.target for item in batch.items]
         hidden, tokens = target_states(decoder, prefix, targets)
-        log_probs = chunked_token_log_probs(decoder, hidden, tokens, self._loss_chunk)
+        log_probs = chunked_token_log_probs(decoder, hidden, tokens, self.loss_chunk)
         rows = torch.tensor([row for row, target in enumerate(targets) for _ in target], device=log_probs.device)
         zeros = torch.zeros(len(targets), dtype=torch.float64, device=log_probs.device)
-        return zeros.index_add(0, rows, -log_probs.double()) + self._touch()
+        return (zeros.index_add(0, rows, -log_probs.double()) + self.touch())[:, None]
 
-    def _touch(self) -> torch.Tensor | float:
+    def touch(self) -> torch.Tensor | float:
         """Zero, with a graph to every trained parameter outside of the decoder's layers.
 
         A batch without sound does not run the audio aligner. Its gradient then is zero and not missing, so that all

@@ -71,6 +71,7 @@ class Watch:
                 "step": done,
                 "loss": result.loss,
                 **{f"loss/{task}": value for task, value in result.task_losses.items()},
+                **{f"mean/{name}": value for name, value in result.figures.items()},
                 "learning_rate": learning_rate,
                 "gradient_norm": result.gradient_norm,
                 "target_tokens": result.num_targets,
