@@ -1,6 +1,6 @@
 """TRL's own trainers as the yardstick of our supervised and preference losses, on a tiny Qwen2.5-Omni.
 
-TRL knows no sound, and its collators drop videos (`test_the_stock_collator_...`); but its trainers hand everything that
+TRL knows no sound, and its collators drop videos (the last test); but its trainers hand everything that
 a collator returns to the model. The collator here pads [prompt, completion] rows and adds what transformers' own
 processor makes of each clip, so that of both sides only weights and token ids are shared.
 """
@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from avocet.models.lora import add_lora
 from avocet.models.prefix import reference_log_probs
 from avocet.models.qwen_omni.modeling import QwenOmniModel
 from avocet.models.qwen_omni.parity import Case, make_clip
-from avocet.models.qwen_omni.reference import reference_inputs, reference_processor, reference_text
+from avocet.models.qwen_omni.reference import reference_inputs, reference_processor
 from avocet.models.qwen_omni.tiny import tiny_model
 from avocet.records import Clip
 from avocet.training.data import DataSource
 from avocet.training.finetune import BatchSettings, FineTune, FineTuneOptimizer
-from avocet.training.finetune.engine import Engine
-from avocet.training.finetune.module import Item, MicroBatch
+from avocet.training.finetune.config import PreferenceSettings
+from avocet.training.finetune.engine import Engine, StepResult
+from avocet.training.finetune.module import Item, MicroBatch, PairTokens
+from avocet.training.finetune.preference import GuidedDpo
 from avocet.training.losses import gdpo_loss
 
 pytestmark = pytest.mark.slow
@@ -202,36 +204,28 @@ def logged(trainer: Any, name: str) -> list[float]:
     return [line[name] for line in trainer.state.log_history if name in line]
 
 
-def micro_batches(pairs: Sequence[Sequence[Pair]]) -> list[MicroBatch]:
-    return [
-        MicroBatch(
-            items=tuple(
-                Item(index=index, task="caption", prompt=pair.prompt, target=pair.chosen)
-                for index, pair in enumerate(batch)
-            )
-        )
-        for batch in pairs
-    ]
-
-
-def fine_tune_losses(model: QwenOmniModel, batches: Sequence[MicroBatch]) -> list[float]:
-    """The loss of each step of the engine that runs `avocet train`, with every parameter trained."""
+def train(
+    model: QwenOmniModel, batches: Sequence[MicroBatch], preference: PreferenceSettings | None = None
+) -> list[StepResult]:
+    """Steps of the engine that runs `avocet train`, on every parameter that has a gradient."""
     stage = FineTune(
-        name="sft",
-        stage="sft",
+        name="oracle",
+        stage="sft" if preference is None else "dpo",
         model="avocado",
         sources=(DataSource(path="unread.jsonl"),),
         trainable=("decoder",),
         optimizer=FineTuneOptimizer(learning_rate=LEARNING_RATE),
         batch=BatchSettings(max_examples=4),
+        preference=preference,
         precision="float32",
         gradient_checkpointing=False,
         loss_chunk=7,
         max_steps=NUM_STEPS,
     )
     engine = Engine(stage, cpu=True)
-    engine.prepare(model, [name for name, _ in model.named_parameters()])
-    return [engine.step(batches, step, LEARNING_RATE).loss for step in range(NUM_STEPS)]
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    engine.prepare(model, names, None if preference is None else GuidedDpo(preference))
+    return [engine.step(batches, step, LEARNING_RATE) for step in range(NUM_STEPS)]
 
 
 def test_steps_of_sft_trainer(tmp_path: Path) -> None:
@@ -244,12 +238,16 @@ def test_steps_of_sft_trainer(tmp_path: Path) -> None:
     model = tiny_model()
     pairs = make_pairs(model)
     trainer = sft_trainer(model, Collator(model, pairs), tmp_path)
-    batches = [trainer.data_collator([{"batch": index}]) for index in range(len(pairs))]
     with torch.no_grad():
-        alone = [trainer.compute_loss(trainer.model, dict(batch)).item() for batch in batches]
+        collated = [trainer.data_collator([{"batch": index}]) for index in range(len(pairs))]
+        alone = [trainer.compute_loss(trainer.model, inputs).item() for inputs in collated]
     trainer.train()
     theirs = logged(trainer, "loss")
-    ours = fine_tune_losses(tiny_model(), micro_batches(pairs))
+    batches = [
+        MicroBatch(items=tuple(Item(index=0, task="caption", prompt=pair.prompt, target=pair.chosen) for pair in batch))
+        for batch in pairs
+    ]
+    ours = [result.loss for result in train(tiny_model(), batches)]
     assert ours == pytest.approx(theirs, abs=1e-5)
     assert ours[-1] < ours[0] - 0.1
     counts = [sum(len(pair.chosen) for pair in batch) for batch in pairs]
@@ -265,42 +263,57 @@ def perturb(parameters: Sequence[torch.nn.Parameter]) -> None:
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
 
 
-Reference = Callable[[Sequence[Prompt], Any], list[list[torch.Tensor]]]
+def sums(scores: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(pairs,) summed log-probabilities of the chosen answers, and of the rejected ones."""
+    chosen, rejected = (torch.stack([row[place].sum() for row in scores]) for place in (0, 1))
+    return chosen, rejected
 
 
-def preference_steps(model: QwenOmniModel, reference: Reference, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-    """Losses and figures of steps on the pairs, whose answers share one forward pass over their prompt."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    prompts = [pair.prompt for pair in pairs]
-    completions = [[pair.chosen, pair.rejected] for pair in pairs]
-    found = []
-    for _ in range(NUM_STEPS):
-        policy = model.score(model.encode(prompts), completions)
-        sums = [torch.stack([row[place].sum() for row in policy]) for place in (0, 1)]
-        known = reference(prompts, completions)
-        sums += [torch.stack([row[place].sum() for row in known]) for place in (0, 1)]
-        loss, figures = gdpo_loss(*sums, None, None, beta=BETA, ce_weight=0.0)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        found.append(figures)
-    return found
+def compare_preference(
+    trainer: Any, model: QwenOmniModel, pairs: Sequence[Sequence[Pair]], reference: Sequence[Sequence[torch.Tensor]]
+) -> None:
+    """The loss by `gdpo_loss` before training, then loss and rewards of the steps of TRL and of our engine.
+
+    `reference` are log-probabilities of [chosen, rejected] of all pairs. Both sides take means over pairs of sums over
+    tokens; these batches are equally large, so that TRL's mean over batches is the mean over pairs.
+    """
+    every = [pair for batch in pairs for pair in batch]
+    completions = [[pair.chosen, pair.rejected] for pair in every]
+    with torch.no_grad():
+        policy = model.score(model.encode([pair.prompt for pair in every]), completions)
+    loss, _ = gdpo_loss(*sums(policy), *sums(reference), None, None, beta=BETA, ce_weight=0.0)
+    trainer.train()
+    theirs = logged(trainer, "loss")
+    assert loss.item() == pytest.approx(theirs[0], abs=1e-5)
+    assert abs(theirs[0] - np.log(2)) > 1e-3
+
+    known = iter(zip(*(column.tolist() for column in sums(reference)), strict=True))
+    batches = [MicroBatch(items=tuple(pair_item(pair, *next(known)) for pair in batch)) for batch in pairs]
+    results = train(model, batches, PreferenceSettings(beta=BETA, variant="dpo"))
+    assert [result.loss for result in results] == pytest.approx(theirs, abs=1e-5)
+    assert theirs[-1] < theirs[0] - 0.01
+    names = {"chosen_reward": "chosen", "rejected_reward": "rejected", "margin": "margins", "accuracy": "accuracies"}
+    for name, rewards in names.items():
+        figures = [result.figures[name] for result in results]
+        assert figures == pytest.approx(logged(trainer, f"rewards/{rewards}"), abs=1e-5), name
 
 
-def compare_preference(trainer: Any, ours: Sequence[dict[str, float]]) -> None:
-    names = {
-        "loss": "loss",
-        "reward_chosen": "rewards/chosen",
-        "reward_rejected": "rewards/rejected",
-        "reward_margin": "rewards/margins",
-        "accuracy": "rewards/accuracies",
-    }
-    for name, theirs in names.items():
-        assert [figures[name] for figures in ours] == pytest.approx(logged(trainer, theirs), abs=1e-5), name
-    assert abs(ours[0]["loss"] - np.log(2)) > 1e-3
-    assert ours[-1]["loss"] < ours[0]["loss"] - 0.01
+def pair_item(pair: Pair, reference_chosen: float, reference_rejected: float) -> Item:
+    tokens = PairTokens(
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        reference_chosen=reference_chosen,
+        reference_rejected=reference_rejected,
+    )
+    return Item(index=0, task="caption", prompt=pair.prompt, target=(), pair=tokens)
+
+
+def reference_scores(model: QwenOmniModel, pairs: Sequence[Sequence[Pair]]) -> list[list[torch.Tensor]]:
+    """Of a model without adapter: as it is; with one: without it."""
+    every = [pair for batch in pairs for pair in batch]
+    with torch.no_grad():
+        prefix = model.encode([pair.prompt for pair in every])
+        return reference_log_probs(model, prefix, [[pair.chosen, pair.rejected] for pair in every])
 
 
 def test_steps_of_dpo_trainer(tmp_path: Path) -> None:
@@ -310,13 +323,7 @@ def test_steps_of_dpo_trainer(tmp_path: Path) -> None:
     perturb(list(model.parameters()))
     twin = copy.deepcopy(model)
     trainer = dpo_trainer(model, Collator(frozen, pairs), tmp_path, ref_model=copy.deepcopy(frozen.thinker))
-    trainer.train()
-
-    def reference(prompts: Sequence[Prompt], completions: Any) -> list[list[torch.Tensor]]:
-        with torch.no_grad():
-            return frozen.score(frozen.encode(prompts), completions)
-
-    compare_preference(trainer, preference_steps(twin, reference, [pair for batch in pairs for pair in batch]))
+    compare_preference(trainer, twin, pairs, reference_scores(frozen, pairs))
 
 
 def test_steps_of_dpo_trainer_with_lora(tmp_path: Path) -> None:
@@ -341,35 +348,64 @@ def test_steps_of_dpo_trainer_with_lora(tmp_path: Path) -> None:
         for name, parameter in trainer.model.named_parameters():
             if ".lora_" in name:
                 parameter.copy_(ours[name.partition("language_model.")[2]])
-    trainer.train()
-
-    def reference(prompts: Sequence[Prompt], completions: Any) -> list[list[torch.Tensor]]:
-        with torch.no_grad():
-            return reference_log_probs(twin, twin.encode(prompts), completions)
-
-    compare_preference(trainer, preference_steps(twin, reference, [pair for batch in pairs for pair in batch]))
+    compare_preference(trainer, twin, pairs, reference_scores(twin, pairs))
 
 
-def test_the_stock_collator_drops_picture_and_sound() -> None:
-    """Without an error: placeholders stand in the prompt, nothing replaces them, and the model runs all the same."""
-    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+CHAT_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
+{% if part.type == "video" %}<|vision_bos|><|VIDEO|><|vision_eos|>{% else %}{{ part.text }}{% endif %}\
+{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
-    model = tiny_model()
-    (pair, _), _ = make_pairs(model)
-    collator = DataCollatorForVisionPreference(processor=reference_processor(model), max_length=None)
-    example = {
-        "prompt": reference_text(model, pair.clip, INSTRUCTION),
-        "chosen": "a dog barks",
-        "rejected": "the ball",
-        "images": [],
-        "videos": [pair.clip.frames],
-        "audio": [pair.clip.waveform],
-    }
-    batch = dict(collator([example]))
+
+def test_stock_collators_of_dpo_trainer_drop_the_clip(tmp_path: Path) -> None:
+    """Given a video in a message, TRL reads it, keeps its placeholders, forgets its pixels, and trains.
+
+    Sound is not even looked for. With the column `images` TRL takes its collator for pictures, which never reads the
+    video; there transformers notices.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    model, frozen = tiny_model(), tiny_model()
+    clip = make_clips()[0][0]
+    processor = reference_processor(model)
+    processor.chat_template = CHAT_TEMPLATE
+    reads = []
+
+    class Reader(type(processor.video_processor)):
+        def __call__(self, clips: Any, **given: Any) -> Any:
+            reads.append(clips)
+            return super().__call__([clip.frames for _ in clips], **given)
+
+    processor.video_processor.__class__ = Reader
+    question = [
+        {"type": "video", "video": "clip.mp4", "text": None},
+        {"type": "text", "video": None, "text": INSTRUCTION},
+    ]
+    answers = {name: [[{"role": "assistant", "content": text}]] for name, text in (("chosen", "a"), ("rejected", "b"))}
+    row = {"prompt": [[{"role": "user", "content": question}]], **answers}
+
+    def trainer(dataset: Dataset) -> Any:
+        return DPOTrainer(
+            model.thinker,
+            ref_model=frozen.thinker,
+            args=DPOConfig(**trl_settings(tmp_path, 1)),
+            train_dataset=dataset,
+            processing_class=processor,
+        )
+
+    blind = trainer(Dataset.from_dict(row))
+    assert reads
+    (batch,) = blind.get_train_dataloader()
     assert set(batch) == {"input_ids", "attention_mask", "completion_mask"}
-    placeholders = (batch["input_ids"] == model.ids.video).sum(dim=1) + (batch["input_ids"] == model.ids.audio).sum(dim=1)
-    assert placeholders.tolist() == [1, 1]
-    assert pair.prompt.layout.num_audio_tokens + 0 > 100
-    with torch.no_grad():
-        logits = model.thinker(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    assert logits.isfinite().all()
+    assert ((batch["input_ids"] == model.ids.video).sum(dim=1) > 100).all()
+    assert not (batch["input_ids"] == model.ids.audio).any()
+    blind.train()
+    losses = logged(blind, "loss")
+    assert losses[-1] < losses[0]
+
+    pictures = trainer(Dataset.from_dict({**row, "images": [[]]}))
+    with pytest.raises(ValueError, match="no videos were passed"):
+        next(iter(pictures.get_train_dataloader()))

@@ -131,7 +131,7 @@ def _findings(outcome: ItemOutcome, marked: Mapping[int, int]) -> str:
     findings = list(enumerate(outcome.findings))
     lists = [
         ("Marked in the caption", [(index, outcome.findings[index]) for index in marked]),
-        ("Not found word for word", [one for one in findings if one[1].kind in MARKED_KINDS and one[0] not in marked]),
+        ("Not found in the caption", [one for one in findings if one[1].kind in MARKED_KINDS and one[0] not in marked]),
         ("Missed", [one for one in findings if one[1].kind == "missed"]),
         ("Answers", [one for one in findings if one[1].kind not in (*MARKED_KINDS, "missed")]),
     ]

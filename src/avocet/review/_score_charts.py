@@ -149,7 +149,8 @@ def _num_bins(low: float, high: float, step: float) -> int:
 
 def _round_steps(at_least: float) -> Iterable[float]:
     power = math.floor(math.log10(at_least))
-    return (factor * 10.0**exponent for exponent in range(power, power + 3) for factor in (1, 2, 5))
+    steps = (factor * 10.0**exponent for exponent in range(power, power + 3) for factor in (1, 2, 5))
+    return (step for step in steps if step >= at_least * (1 - 1e-9))
 
 
 def _nice_above(value: float) -> float:

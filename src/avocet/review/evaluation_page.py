@@ -71,7 +71,8 @@ def render_evaluation_page(
 {warning_list(report.warnings)}
 </header>
 <main>
-{_score_section(report)}
+{_section("scores", "Scores", score_table(report.scores, report.headline))}
+{_published_section(report)}
 {_distribution_section(report, outcomes)}
 {_breakdown_section(report)}
 {_failure_section(report, outcomes)}
@@ -106,28 +107,23 @@ def _headline(report: EvaluationReport) -> str:
 {figure_list(figures)}"""
 
 
-def _score_section(report: EvaluationReport) -> str:
-    published = published_tables(report.scores, report.headline, published_rows(report.benchmark))
-    beside = (
-        f"""<h2>Beside published results</h2>
-<p class="lead">The best first. Made with other judges and other code: they give the range, not a ranking.</p>
-{published}"""
-        if published
-        else ""
-    )
-    return f"""<article aria-label="Scores">
-<h2>Scores</h2>
-{score_table(report.scores, report.headline)}
-</article>
-{f'<article aria-label="Published results">{beside}</article>' if beside else ""}"""
+def _section(name: str, title: str, body: str) -> str:
+    """`name` is its id; title and body are HTML. "" without a body."""
+    if not body:
+        return ""
+    return f'<article aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n{body}\n</article>'
+
+
+def _published_section(report: EvaluationReport) -> str:
+    tables = published_tables(report.scores, report.headline, published_rows(report.benchmark))
+    said = "The best first. Made with other judges and other code: they give the range, not a ranking."
+    return _section("published", "Beside published results", tables and f'<p class="lead">{said}</p>\n{tables}')
 
 
 def _distribution_section(report: EvaluationReport, outcomes: Sequence[ItemOutcome]) -> str:
     ranked = _values(report, outcomes)
     drawing = histogram([value for value, _ in ranked], report[report.headline].unit, name=report.headline)
-    if not drawing:
-        return ""
-    return f'<article aria-label="Distribution">\n<h2>{text(report.headline)} over items</h2>\n{drawing}\n</article>'
+    return _section("distribution", f"{text(report.headline)} over items", drawing)
 
 
 def _breakdown_section(report: EvaluationReport) -> str:
@@ -137,7 +133,7 @@ def _breakdown_section(report: EvaluationReport) -> str:
         for breakdown in report.breakdowns
         if breakdown.groups
     )
-    return f'<article aria-label="Breakdowns">\n<h2>Breakdowns</h2>\n{tables}\n</article>' if tables else ""
+    return _section("breakdowns", "Breakdowns", tables)
 
 
 def _failure_section(report: EvaluationReport, outcomes: Sequence[ItemOutcome]) -> str:
@@ -157,7 +153,7 @@ def _failure_section(report: EvaluationReport, outcomes: Sequence[ItemOutcome]) 
             f"{_folded_list(unscored)}"
         )
     body = "\n".join(parts) or "<p>Every item has a caption, and every verdict was scored.</p>"
-    return f'<article aria-label="Failures">\n<h2>What is missing</h2>\n{body}\n</article>'
+    return _section("failures", "What is missing", body)
 
 
 def _examples(reason: str, outcomes: Iterable[ItemOutcome]) -> str:
@@ -185,10 +181,8 @@ def _folded_list(entries: Sequence[str]) -> str:
 
 
 def _cost_section(cost_lines: Sequence[str]) -> str:
-    if not cost_lines:
-        return ""
     lines = "".join(f"<li>{text(line)}</li>" for line in cost_lines)
-    return f'<article aria-label="Cost">\n<h2>Cost</h2>\n<ul class="plain-list">{lines}</ul>\n</article>'
+    return _section("cost", "Cost", lines and f'<ul class="plain-list">{lines}</ul>')
 
 
 def _item_sections(report: EvaluationReport, outcomes: Sequence[ItemOutcome], num_shown: int) -> str:

@@ -53,14 +53,23 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`train.jsonl` with four clips of different length, the third without sound track."""
-    folder = tmp_path_factory.mktemp("staged")
+    return stage_clips(tmp_path_factory.mktemp("staged"), 4)
+
+
+@pytest.fixture(scope="session")
+def staged_eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with eight clips."""
+    return stage_clips(tmp_path_factory.mktemp("staged-eight"), 8)
+
+
+def stage_clips(folder: Path, count: int) -> Path:
     lines = []
-    for seed in range(4):
+    for seed in range(count):
         script = make_script(seed, 1)
         stage(script, folder / f"{seed}.mp4", with_audio_track=seed != 2)
         lines.append(
             {
-                "clip": {"id": f"clip-{seed}", "path": f"{seed}.mp4", "end_seconds": 2.0 + 0.5 * seed},
+                "clip": {"id": f"clip-{seed}", "path": f"{seed}.mp4", "end_seconds": 2.0 + 0.5 * (seed % 4)},
                 "task": "caption",
                 "instruction": INSTRUCTION,
                 "target": reference_caption(script),

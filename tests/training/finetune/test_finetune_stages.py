@@ -115,13 +115,26 @@ OVERFIT = {"paper": (120, 1e-2), "v1": (120, 5e-3), "plus": (150, 5e-3), "omni":
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_few_clips_are_learnt_word_for_word(family, make_stage, tmp_path, losses, staged) -> None:
     steps, rate = OVERFIT[family]
+    learn_by_heart(family, make_stage, tmp_path, losses, staged, steps, rate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eight_clips_are_learnt_word_for_word(family, make_stage, tmp_path, losses, staged_eight) -> None:
+    steps, rate = OVERFIT[family]
+    learn_by_heart(family, make_stage, tmp_path, losses, staged_eight, 3 * steps, rate)
+
+
+def learn_by_heart(family, make_stage, tmp_path, losses, clips, steps, rate) -> None:
+    lines = [json.loads(line) for line in (clips / "train.jsonl").read_text().splitlines()]
     lm_head = () if family == "paper" else ("lm_head",)
     config = make_stage(
         family,
+        sources=(DataSource(path=str(clips / "train.jsonl")),),
         trainable=("visual_aligner", "audio_aligner", "decoder", *lm_head),
         lora=None,
         optimizer=FineTuneOptimizer(learning_rate=rate, warmup_steps=5),
-        batch=BatchSettings(max_examples=4, micro_examples=4),
+        batch=BatchSettings(max_examples=len(lines), micro_examples=len(lines)),
         read=ReadSettings(num_workers=0, feature_store_bytes=2**28),
         gradient_checkpointing=False,
         max_steps=steps,
@@ -132,8 +145,8 @@ def test_a_few_clips_are_learnt_word_for_word(family, make_stage, tmp_path, loss
     merged = export_stage((config,), tmp_path, None, "merged")
     captioner = load_captioner(f"avocado@{merged}" if family == "omni" else str(merged), device="cpu")
     sampling = dataclasses.replace(captioner.model.default_sampling, max_new_tokens=200)
-    for line in map(json.loads, (staged / "train.jsonl").read_text().splitlines()):
-        ref = ClipRef.from_dict(line["clip"] | {"path": str(staged / line["clip"]["path"])})
+    for line in lines:
+        ref = ClipRef.from_dict(line["clip"] | {"path": str(clips / line["clip"]["path"])})
         caption = captioner.caption(ref, line["instruction"], sampling)
         assert caption.text == line["target"]
 

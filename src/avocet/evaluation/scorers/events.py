@@ -90,7 +90,12 @@ def _rate(name: str, rates: EventRates, columns: Sequence[Findings], suffix: str
     error = rates.standard_error if name == "total" else getattr(rates, f"{name}_standard_error")
     statistic = _median_mean(name, columns) if rates.protocol == "paper" else _pooled_rate(name, columns, rates)
     low, high = bootstrap_of(len(columns), statistic)
-    run = "" if rates.run_index is None else f"pooled; run {rates.run_index + 1} of {rates.num_runs} has the median"
+    if rates.run_index is not None:
+        note = f"pooled; run {rates.run_index + 1} of {rates.num_runs} has the median"
+    else:
+        note = (
+            "mean over captions" if rates.num_runs == 1 else f"mean of each caption's median over {rates.num_runs} runs"
+        )
     return Score(
         name=name + suffix,
         value=number(getattr(rates, name)),
@@ -99,7 +104,7 @@ def _rate(name: str, rates: EventRates, columns: Sequence[Findings], suffix: str
         high=high,
         num=rates.num_scored,
         better="lower",
-        note=run or f"mean of each caption's median over {rates.num_runs} runs",
+        note=note,
     )
 
 
