@@ -55,3 +55,52 @@ def test_the_drifts_of_the_released_layout_in_the_docs():
     assert f"{drifts[10]} s in a clip of 10 s, {drifts[45]} s at 45 s, {drifts[65]} s at 65 s," in page
     assert f"{drifts[110]} s at 110 s, nothing at 30 and 90 s" in page
     assert drifts[30] == drifts[90] == 0
+
+
+def test_the_sft_step_benchmark_runs_on_a_tiny_model(tmp_path):
+    """With and without gradient checkpointing, which changes no loss."""
+    out = tmp_path / "step.json"
+    script = ROOT / "benchmarks" / "sft_step_7b.py"
+    arguments = ["--tiny", "--steps", "2", "--target-tokens", "20"]
+    subprocess.run([sys.executable, "-W", "ignore", script, *arguments, "--out", out], check=True, capture_output=True)
+    result = json.loads(out.read_text(encoding="utf-8"))
+    first, second = result["runs"]
+    assert [first["gradient_checkpointing"], second["gradient_checkpointing"]] == [True, False]
+    assert first["losses"] == second["losses"]
+    assert result["matmul"]["tflop_per_second"] > 0
+    for run in result["runs"]:
+        assert (run["visual_tokens"], run["audio_tokens"], run["target_tokens"]) == (24, 100, 20)
+        assert run["refused_steps"] == 0
+        # LoRA of rank 4 in 2 layers, width 64: q to 64, k and v to 32 each; A holds 4 x 64, B 4 x the output.
+        assert run["trained_parameters"] > 2 * 4 * (3 * 64 + 64 + 32 + 32)
+        tokens = run["prompt_tokens"] + 20
+        assert abs(run["tokens_per_second"] * run["seconds_per_step"] / tokens - 1) < 1e-9
+        taken = sum(run["needed_tflop"].values()) / run["seconds_per_step"]
+        assert abs(run["share_of_matmul_rate"] * result["matmul"]["tflop_per_second"] / taken - 1) < 1e-9
+
+
+def test_the_operations_of_a_step_are_those_that_pytorch_counts(monkeypatch):
+    import argparse
+
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = load_script("sft_step_7b")
+    config = script.make_config(argparse.Namespace(rank=4, steps=1), checkpointing=False)
+    engine = script.Engine(config, cpu=True)
+    model = script.tiny_model("qwen2.5-omni")
+    engine.prepare(model, script.set_trainable(model, config.trainable, config.lora))
+    script.set_modes(model, script.backbone_of(model))
+    item = script.make_item(model, 4.0, 20, None)
+    # Without a fused kernel, attention is products that PyTorch counts on a CPU too.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        engine.step((script.MicroBatch(items=(item,)),), 0, 1e-5)
+    with sdpa_kernel(SDPBackend.MATH):
+        needed = script.decoder_tflop(model, item) + script.towers_tflop(model, item)
+    tokens = len(item.prompt.token_ids) + 20
+    # PyTorch does the half of attention that the mask hides, too: 2 layers, 6 products of 2 x tokens^2 x 64, half.
+    hidden = 2 * 6 * 2 * tokens**2 * 64 / 2
+    assert torch.is_grad_enabled()
+    assert abs((counter.get_total_flops() - hidden) / (needed * 1e12) - 1) < 0.03

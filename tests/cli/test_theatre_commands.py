@@ -13,8 +13,9 @@ import pytest
 from avocet.cli import main
 from avocet.cli.demo import page_findings
 from avocet.theatre.judge import judge
-from avocet.theatre.language import reference_caption
+from avocet.theatre.language import INSTRUCTIONS, reference_caption
 from avocet.theatre.script import make_script
+from avocet.training.data import read_examples
 
 
 def test_show_prints_timeline_captions_and_questions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +43,29 @@ def test_make_writes_clips_and_their_truth(tmp_path: Path, capsys: pytest.Captur
         with av.open(str(tmp_path / truth["path"])) as container:
             assert container.metadata["comment"] == f"avocet theatre {script.id}"
     assert str(tmp_path) in capsys.readouterr().out
+
+
+def test_make_writes_training_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named from the folder of the examples, which need not be that of the clips; the reader finds them."""
+    clips, file = tmp_path / "clips", tmp_path / "data" / "train.jsonl"
+    argv = ["theatre", "make", "--seed", "10000003", "--num-clips", "2", "--level", "2", "--out", str(clips)]
+    assert main([*argv, "--workers", "1", "--examples", str(file)]) == 0
+    assert f"2 training examples are in {file}" in capsys.readouterr().out
+    line = json.loads(file.read_text().splitlines()[0])
+    assert line["clip"]["path"] == "../clips/theatre-2-10000003.mp4"
+    found = read_examples(str(file))
+    assert not found.rejected
+    for example, script in zip(found.examples, (make_script(10_000_003, 2), make_script(10_000_004, 2)), strict=True):
+        assert Path(example.clip.path).is_file()
+        assert example.clip.meta == {"theatre": {"seed": script.seed, "level": 2}}
+        assert example.task == "caption"
+        # Seeds 10,000,003 and ...4: remainders 3 and 0 of four wordings.
+        assert example.instruction == INSTRUCTIONS["caption"][3 if script.seed == 10_000_003 else 0]
+        assert example.target == reference_caption(script)
+        assert judge(example.target, script).total == 0
+        assert len(example.events) == len(script.events)
+        speech = [event.utterance for event in script.events if event.kind == "speech"]
+        assert [turn["text"] for turn in example.dialogue] == speech
 
 
 def test_wrong_levels_and_counts_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

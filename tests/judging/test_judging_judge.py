@@ -345,7 +345,7 @@ def test_killed_at_any_instant_nothing_answered_is_asked_again(server: JudgeServ
     server.script = score
     path = tmp_path / "c.sqlite"
     folder = str(Path(__file__).parent)
-    environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(Path(__file__).parents[1])}
 
     def start(cache: Path) -> subprocess.Popen[str]:
         code = RUN.format(folder=folder, cache=str(cache), url=server.base_url)

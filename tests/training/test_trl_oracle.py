@@ -233,7 +233,7 @@ def test_steps_of_sft_trainer(tmp_path: Path) -> None:
 
     Both divide by the number of target tokens of the whole step, over all its batches (transformers'
     `num_items_in_batch`). Asked for the loss of one batch alone, TRL divides by that batch's targets; the mean of such
-    means, which gradient accumulation gave before transformers 4.46, is another number.
+    means is another number.
     """
     model = tiny_model()
     pairs = make_pairs(model)

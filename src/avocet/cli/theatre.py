@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from avocet.theatre.script import Event, Script
 
 
-def make(level: int = 1, seed: int = 0, num_clips: int = 10, out: Path = Path("theatre"), workers: int = 2) -> int:
+def make(
+    level: int = 1,
+    seed: int = 0,
+    num_clips: int = 10,
+    out: Path = Path("theatre"),
+    workers: int = 2,
+    examples: Path | None = None,
+) -> int:
     """Stage clips to mp4 and write what is true about them.
 
     Args:
@@ -25,6 +33,8 @@ def make(level: int = 1, seed: int = 0, num_clips: int = 10, out: Path = Path("t
         num_clips: How many clips.
         out: Folder for the mp4 files and truth.jsonl.
         workers: Processes that stage clips.
+        examples: Also write a training example of every clip to this JSONL file: its reference caption. Seeds below
+            10,000,000 are for tests; train on later ones.
     """
     from avocet.errors import ConfigError
     from avocet.evaluation.benchmarks.theatre_staging import stage_scripts
@@ -37,6 +47,11 @@ def make(level: int = 1, seed: int = 0, num_clips: int = 10, out: Path = Path("t
     lines = [truth_line(script, path.name) + "\n" for script, path in zip(scripts, paths, strict=True)]
     (out / "truth.jsonl").write_text("".join(lines), encoding="utf-8")
     print(f"{num_clips} clips and truth.jsonl are in {out}")
+    if examples is not None:
+        examples.parent.mkdir(parents=True, exist_ok=True)
+        lines = [example_line(script, path, examples) + "\n" for script, path in zip(scripts, paths, strict=True)]
+        examples.write_text("".join(lines), encoding="utf-8")
+        print(f"{num_clips} training examples are in {examples}")
     return 0
 
 
@@ -113,3 +128,25 @@ def truth_line(script: Script, file_name: str) -> str:
         "questions": [{**question.to_dict(), "letter": question.letter} for question in make_questions(script)],
     }
     return json.dumps(truth, ensure_ascii=False)
+
+
+def example_line(script: Script, clip: Path, file: Path) -> str:
+    """A `TrainingExample` of a staged script as one line of JSON for `file`, from whose folder the clip is named."""
+    from avocet.records import ClipRef, TrainingExample
+    from avocet.theatre.language import INSTRUCTIONS, reference_caption
+
+    wordings = INSTRUCTIONS["caption"]
+    speech = [event for event in script.events if event.kind == "speech"]
+    example = TrainingExample(
+        clip=ClipRef(
+            id=script.id,
+            path=Path(os.path.relpath(clip, file.parent)).as_posix(),
+            meta={"theatre": {"seed": script.seed, "level": script.level}},
+        ),
+        task="caption",
+        instruction=wordings[script.seed % len(wordings)],
+        target=reference_caption(script),
+        events=tuple(event_text(event) for event in script.events),
+        dialogue=tuple({"speaker": event.speaker, "text": event.utterance} for event in speech),
+    )
+    return example.to_json_line()
