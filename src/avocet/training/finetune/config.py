@@ -145,6 +145,8 @@ class FineTune:
     preference: PreferenceSettings | None = None
     """Of stage dpo, whose sources hold pairs; their other examples are trained on as in SFT."""
     read: ReadSettings = ReadSettings()
+    initial: str | None = None
+    """A checkpoint of a stage that trained the same parameters: they begin with its values, the adapter included."""
     starts_from: tuple[str, ...] = ()
     """Fine-tuning stages of the same run folder whose result is loaded first, in this order."""
     epochs: float | None = None

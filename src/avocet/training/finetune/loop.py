@@ -76,6 +76,8 @@ def fine_tune(
     # All processes must draw the same adapter.
     torch.manual_seed(config.seed)
     names = set_trainable(model, config.trainable, config.lora)
+    if config.initial is not None:
+        load_weights(Path(config.initial), model, names)
     if config.read.feature_store_bytes:
         model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
     if config.preference is not None:
