@@ -10,7 +10,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -409,3 +412,17 @@ def test_stock_collators_of_dpo_trainer_drop_the_clip(tmp_path: Path) -> None:
     pictures = trainer(Dataset.from_dict({**row, "images": [[]]}))
     with pytest.raises(ValueError, match="no videos were passed"):
         next(iter(pictures.get_train_dataloader()))
+
+
+def test_the_step_benchmark_compares_equal_steps(tmp_path: Path) -> None:
+    out = tmp_path / "dpo_step.json"
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "dpo_step_trl.py"
+    arguments = ["--seconds", "3", "--completion", "5", "--width", "64", "--layers", "2", "--repeats", "1"]
+    subprocess.run([sys.executable, "-W", "ignore", script, *arguments, "--out", out], check=True, capture_output=True)
+    report = json.loads(out.read_text(encoding="utf-8"))
+    # Two rows of [prompt, 5 tokens] against one of [prompt, 5 tokens, 5 tokens].
+    prompt = report["prompt_tokens"]
+    assert report["token_ratio"] == pytest.approx((2 * prompt + 10) / (prompt + 10), abs=1e-3)
+    assert report["largest_loss_difference"] < 1e-5
+    assert report["losses"]["trl"][-1] < report["losses"]["trl"][0]
+    assert set(report["results"]) == {"trl", "compact", "avocet", "stored"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -24,6 +25,7 @@ def make(
     out: Path = Path("theatre"),
     workers: int = 2,
     examples: Path | None = None,
+    captions: Literal["reference", "teacher"] = "reference",
 ) -> int:
     """Stage clips to mp4 and write what is true about them.
 
@@ -33,8 +35,10 @@ def make(
         num_clips: How many clips.
         out: Folder for the mp4 files and truth.jsonl.
         workers: Processes that stage clips.
-        examples: Also write a training example of every clip to this JSONL file: its reference caption. Seeds below
-            10,000,000 are for tests; train on later ones.
+        examples: Also write a training example of every clip to this JSONL file. Seeds below 10,000,000 are for tests;
+            train on later ones.
+        captions: What the examples say: the truth, or what a teacher with faults would write (events left out, some
+            told wrongly, sentences repeated).
     """
     from avocet.errors import ConfigError
     from avocet.evaluation.benchmarks.theatre_staging import stage_scripts
@@ -49,7 +53,11 @@ def make(
     print(f"{num_clips} clips and truth.jsonl are in {out}")
     if examples is not None:
         examples.parent.mkdir(parents=True, exist_ok=True)
-        lines = [example_line(script, path, examples) + "\n" for script, path in zip(scripts, paths, strict=True)]
+        write = caption_writer(captions)
+        lines = [
+            example_line(script, path, examples, write(script)) + "\n"
+            for script, path in zip(scripts, paths, strict=True)
+        ]
         examples.write_text("".join(lines), encoding="utf-8")
         print(f"{num_clips} training examples are in {examples}")
     return 0
@@ -130,10 +138,18 @@ def truth_line(script: Script, file_name: str) -> str:
     return json.dumps(truth, ensure_ascii=False)
 
 
-def example_line(script: Script, clip: Path, file: Path) -> str:
+def caption_writer(captions: str) -> Callable[[Script], str]:
+    """What writes the captions of examples: the truth, or a teacher with faults."""
+    from avocet.theatre.language import reference_caption
+    from avocet.theatre.teacher import teacher_caption
+
+    return teacher_caption if captions == "teacher" else reference_caption
+
+
+def example_line(script: Script, clip: Path, file: Path, target: str) -> str:
     """A `TrainingExample` of a staged script as one line of JSON for `file`, from whose folder the clip is named."""
     from avocet.records import ClipRef, TrainingExample
-    from avocet.theatre.language import INSTRUCTIONS, reference_caption
+    from avocet.theatre.language import INSTRUCTIONS
 
     wordings = INSTRUCTIONS["caption"]
     speech = [event for event in script.events if event.kind == "speech"]
@@ -145,7 +161,7 @@ def example_line(script: Script, clip: Path, file: Path) -> str:
         ),
         task="caption",
         instruction=wordings[script.seed % len(wordings)],
-        target=reference_caption(script),
+        target=target,
         events=tuple(event_text(event) for event in script.events),
         dialogue=tuple({"speaker": event.speaker, "text": event.utterance} for event in speech),
     )

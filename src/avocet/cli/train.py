@@ -15,7 +15,7 @@ class TrainArguments:
     """Train a captioner from a recipe."""
 
     stage: Annotated[Positional[str], arg(metavar="STAGE")]
-    """data, towers, align, sft, export, or all of them in this order: all."""
+    """data, towers, align, sft, dpo, export, or all of them in this order: all. Of their own: mrdpo, plot."""
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
     """A recipe below ./recipes (for example nano), or the path of a recipe file."""
     run_dir: str | None = None
@@ -34,6 +34,10 @@ def main(argv: list[str]) -> int:
     """Run `avocet train`; what the stage raises reaches the caller."""
     if argv[:1] == ["plot"]:
         return _plot(argv[1:])
+    if argv[:1] == ["mrdpo"]:
+        from avocet.cli import _train_mrdpo
+
+        return _train_mrdpo.main(argv[1:])
     arguments = tyro.cli(
         TrainArguments, args=argv, prog="avocet train", config=(FlagCreatePairsOff,), description=__doc__
     )

@@ -245,7 +245,7 @@ def _packed_attention(
     sizes = [segment.size for segment in layout.segments]
     outputs = []
     for segment, q, k, v in zip(
-        layout.segments, *(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True
+        layout.segments, *(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), strict=True
     ):
         outputs += _attend_segment(layout, segment, q, k, v, sliding_window, attend)
     return torch.cat(outputs, dim=1), None
@@ -263,7 +263,7 @@ def _attend_segment(
     groups = segment.groups()
     prompt = segment.prompt
     sizes = [prompt, *(sum(group) for group in groups)]
-    queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
+    queries, keys, values = (torch.split(tensor, sizes, dim=2) for tensor in (query, key, value))
     outputs = [attend(queries[0], keys[0], values[0], layout.prompt_mask(prompt, window, query.device))]
     for number, group in enumerate(groups, start=1):
         own_key, own_value = key, value

@@ -33,7 +33,7 @@ def __getattr__(name: str) -> ModuleType:
     raise AttributeError(f"module 'avocet.training' has no attribute {name!r}")
 
 
-STAGES = ("data", "towers", "align", "sft", "export", "all")
+STAGES = ("data", "towers", "align", "sft", "dpo", "export", "all")
 
 
 def run(
@@ -82,7 +82,7 @@ def run(
             export_model(plan, folder, folder / "export")
         else:
             configs = [config for config in getattr(plan, step) if part in (None, config.name)]
-            if not configs:
+            if not configs and stage != "all":
                 raise ConfigError(f"recipe {plan.name!r} has no part {part!r} in stage {step!r}")
             for config in configs:
                 again = resume or stage == "all"

@@ -15,6 +15,7 @@ from avocet.errors import ConfigError
 if TYPE_CHECKING:
     from avocet.training.finetune.config import FineTune
     from avocet.training.model import TrainableModel
+    from avocet.training.mrdpo.config import MrDpo
 
 StoreKind = Literal["av", "sound", "picture"]
 ExampleKind = Literal["caption", "caption_muted", "caption_no_track", "caption_black", "sound_caption", "asr", "text"]
@@ -122,6 +123,10 @@ class Recipe:
     """Stage 0: what real models get as pretrained weights."""
     align: tuple[StageConfig | FineTune, ...] = ()
     sft: tuple[StageConfig | FineTune, ...] = ()
+    dpo: tuple[FineTune, ...] = ()
+    """Single stages on preference pairs that are there, such as released ones."""
+    mrdpo: MrDpo | None = None
+    """Rounds that make their own pairs; a command of its own (`avocet train mrdpo`)."""
 
     def __post_init__(self) -> None:
         known = {data.name for data in self.data}
@@ -136,7 +141,7 @@ class Recipe:
             if late:
                 raise ConfigError(f"stage {stage.name!r} starts from {sorted(late)}, which do not come before it")
             done.add(stage.name)
-        names = [stage.name for stage in (*self.towers, *self.align, *self.sft)]
+        names = [stage.name for stage in (*self.towers, *self.align, *self.sft, *self.dpo)]
         if len(set(names)) < len(names):
             raise ConfigError(f"recipe {self.name!r} has several stages of one name: {sorted(names)}")
 
@@ -147,4 +152,4 @@ class Recipe:
 
     def fine_tunes(self) -> tuple[FineTune, ...]:
         """The stages that fine-tune a loaded model, in order."""
-        return tuple(stage for stage in (*self.align, *self.sft) if not isinstance(stage, StageConfig))
+        return (*(one for one in (*self.align, *self.sft) if not isinstance(one, StageConfig)), *self.dpo)
