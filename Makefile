@@ -7,7 +7,10 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 # Extra pip arguments for PyTorch alone, for example an index that has its CPU-only build.
 TORCH_ARGS ?=
 DEMO_OUT ?= demo_out
+# One process per core (at most four), each with one thread: tiny models gain nothing from more.
+TEST_WORKERS ?= auto
 PYTEST_ARGS ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check format clean
@@ -21,10 +24,10 @@ demo: .setup-demo ## stage three unseen clips, caption them with the shipped wei
 	$(BIN)/avocet demo --out $(DEMO_OUT)
 
 test: .setup-dev ## the test suite (offline, minutes)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: .setup-dev ## the tests marked slow
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 check: .setup-dev ## lint, formatting, strict types, import directions
 	$(BIN)/ruff check .

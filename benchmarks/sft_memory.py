@@ -36,7 +36,8 @@ def measure(method: str, prompt: int, target: int, vocabulary: int, width: int, 
 
     from avocet.models.decoder import Decoder
     from avocet.models.interface import Prefix
-    from avocet.training.finetune.losses import chunked_token_log_probs, target_states
+    from avocet.models.scoring import token_log_probs
+    from avocet.training.finetune.losses import target_states
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -65,7 +66,7 @@ def measure(method: str, prompt: int, target: int, vocabulary: int, width: int, 
         prefix = Prefix(clip_ids=("clip",), embeddings=embeddings, lengths=torch.tensor([prompt]))
         hidden, targets = target_states(decoder, prefix, [tokens])
         size = chunk if method == "chunked" else target
-        loss = -chunked_token_log_probs(decoder, hidden, targets, size).mean()
+        loss = -token_log_probs(decoder, hidden, targets, size).mean()
     loss.backward()
     return {"loss": loss.item(), "peak_bytes": _status_bytes("VmHWM") - before}
 

@@ -372,7 +372,8 @@ def test_killed_at_any_instant_nothing_answered_is_asked_again(server: JudgeServ
         num_stored = len(cache)
         assert cache.accounts()[0]["calls"] == num_stored
     num_lost = len(server.asked) - num_stored
-    assert 0 <= num_lost <= 4 * num_killed  # only what was on its way
+    # Only what was on its way: 4 calls whose replies come in, and 4 more that were sent into their places.
+    assert 0 <= num_lost <= 2 * 4 * num_killed
 
     before = len(server.asked)
     finished = start(path).communicate(timeout=60)[0]

@@ -130,8 +130,8 @@ def test_the_export_is_a_captioner_without_heads(trained: Path) -> None:
 
 
 def test_unknown_stage_recipe_and_part(recipe_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown stage 'dpo'"):
-        training.run("dpo", str(recipe_file))
+    with pytest.raises(ConfigError, match="unknown stage 'ppo'"):
+        training.run("ppo", str(recipe_file))
     with pytest.raises(ConfigError, match="no recipe 'nowhere'"):
         training.run("sft", "nowhere")
     with pytest.raises(ConfigError, match="no part 'nose'"):

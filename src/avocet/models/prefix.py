@@ -51,6 +51,7 @@ def score_shared(
     *,
     method: Method = "auto",
     kernel: Kernel = "split",
+    chunk: int | None = None,
 ) -> list[list[torch.Tensor]]:
     """Per prompt, per completion: float32 (T,) log-probabilities, differentiable.
 
@@ -68,6 +69,7 @@ def score_shared(
         completions: per prompt, any number of token lists; an empty one scores as an empty tensor.
         method: how; the results are the same.
         kernel: of "packed" and "auto": "split" runs everywhere, "flex" needs CUDA.
+        chunk: the most tokens whose logits exist at once, see `scoring.token_log_probs`; None: all.
 
     Raises:
         ConfigError: the number of lists is not the number of prompts, an unknown method or kernel, or "cached" under
@@ -78,18 +80,18 @@ def score_shared(
     _check_choice("kernel", kernel, get_args(Kernel))
     if method == "auto":
         if max((len(texts) for texts in completions), default=0) <= 1:
-            return score_completions(decoder, prefix, completions)
+            return score_completions(decoder, prefix, completions, chunk=chunk)
         method = _verdict(decoder, prefix, completions, kernel).method
     if method == "plain":
-        return _score_plain(decoder, prefix, completions)
+        return _score_plain(decoder, prefix, completions, chunk)
     if method == "cached":
         if checkpointing_active(decoder):
             raise ConfigError(
                 'method "cached" does not work under gradient checkpointing, where transformers drops the key-value '
                 'cache; use "packed" or "auto"'
             )
-        return score_completions(decoder, prefix, completions)
-    return _score_packed(decoder, prefix, completions, kernel)
+        return score_completions(decoder, prefix, completions, chunk=chunk)
+    return _score_packed(decoder, prefix, completions, kernel, chunk)
 
 
 class AdaptedModel(Protocol):
@@ -110,6 +112,7 @@ def reference_log_probs(
     *,
     method: Method = "auto",
     kernel: Kernel = "split",
+    chunk: int | None = None,
 ) -> list[list[torch.Tensor]]:
     """`score_shared` of the model without its LoRA adapter: no gradients, no dropout.
 
@@ -117,7 +120,9 @@ def reference_log_probs(
     it at the start of the round and keep these numbers.
     """
     with model.evaluating(), lora_disabled(model):
-        return score_shared(model.language_decoder(), prefix.detach(), completions, method=method, kernel=kernel)
+        return score_shared(
+            model.language_decoder(), prefix.detach(), completions, method=method, kernel=kernel, chunk=chunk
+        )
 
 
 def completion_states(
@@ -325,21 +330,23 @@ def _rms(values: torch.Tensor) -> torch.Tensor:
 # The three methods.
 
 
-def _score_plain(decoder: Decoder, prefix: Prefix, completions: Sequence[Sequence[Tokens]]) -> list[list[torch.Tensor]]:
+def _score_plain(
+    decoder: Decoder, prefix: Prefix, completions: Sequence[Sequence[Tokens]], chunk: int | None
+) -> list[list[torch.Tensor]]:
     return [
-        [score_completions(decoder, prefix.select([row]), [[text]])[0][0] for text in texts]
+        [score_completions(decoder, prefix.select([row]), [[text]], chunk=chunk)[0][0] for text in texts]
         for row, texts in enumerate(completions)
     ]
 
 
 def _score_packed(
-    decoder: Decoder, prefix: Prefix, completions: Sequence[Sequence[Tokens]], kernel: Kernel
+    decoder: Decoder, prefix: Prefix, completions: Sequence[Sequence[Tokens]], kernel: Kernel, chunk: int | None
 ) -> list[list[torch.Tensor]]:
     if not any(len(text) for texts in completions for text in texts):
         empty = prefix.embeddings.flatten()[:0].float()
         return [[empty for _ in texts] for texts in completions]
     hidden, targets, sizes = completion_states(decoder, prefix, completions, kernel=kernel)
-    scores = iter(torch.split(token_log_probs(decoder, hidden, targets), sizes))
+    scores = iter(torch.split(token_log_probs(decoder, hidden, targets, chunk), sizes))
     return [[next(scores) for _ in texts] for texts in completions]
 
 

@@ -10,9 +10,11 @@ Shapes: B prompts, R completions of all prompts, L prefix positions, T completio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from avocet.errors import ConfigError
 from avocet.models.decoder import Decoder
@@ -22,7 +24,7 @@ Tokens = Sequence[int]
 
 
 def score_completions(
-    decoder: Decoder, prefix: Prefix, completions: Sequence[Sequence[Tokens]]
+    decoder: Decoder, prefix: Prefix, completions: Sequence[Sequence[Tokens]], *, chunk: int | None = None
 ) -> list[list[torch.Tensor]]:
     """Per prompt, per completion: float32 (T,) log-probabilities.
 
@@ -30,6 +32,7 @@ def score_completions(
         decoder: the language model.
         prefix: the encoded prompts.
         completions: per prompt, any number of token lists; an empty list of tokens scores as an empty tensor.
+        chunk: see `token_log_probs`.
 
     Raises:
         ConfigError: the number of lists is not the number of prompts.
@@ -41,9 +44,9 @@ def score_completions(
     if not rows:
         return [[] for _ in completions]
     if len(set(rows)) == len(rows):
-        flat = _score_single(decoder, prefix, rows, tokens)
+        flat = _score_single(decoder, prefix, rows, tokens, chunk)
     else:
-        flat = _score_shared(decoder, prefix, rows, tokens)
+        flat = _score_shared(decoder, prefix, rows, tokens, chunk)
     scores = iter(flat)
     return [[next(scores) for _ in texts] for texts in completions]
 
@@ -52,23 +55,48 @@ def next_token_log_probs(decoder: Decoder, prefix: Prefix, completion: Tokens) -
     """float32 (T, V): the distribution before each token of the one completion of a one-prompt prefix."""
     if len(prefix) != 1:
         raise ConfigError(f"next_token_log_probs takes a prefix of one prompt, got {len(prefix)}")
-    hidden, _ = _completion_hidden(decoder, prefix, [list(completion)])
+    hidden, _ = completion_hidden(decoder, prefix, [list(completion)])
     return decoder.logits(hidden).log_softmax(-1)
 
 
-def token_log_probs(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """float32 (N,): log-probability of each target given the hidden state that predicts it."""
+class OutputLayer(Protocol):
+    """What makes logits of hidden states (`avocet.models.decoder.Decoder`)."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+def token_log_probs(
+    decoder: OutputLayer, hidden_ND: torch.Tensor, targets_N: torch.Tensor, chunk: int | None = None
+) -> torch.Tensor:
+    """float32 (N,): log-probability of each target given the hidden state that predicts it.
+
+    With `chunk`, logits of at most so many tokens exist at once; the backward pass computes each chunk's anew.
+    """
+    if chunk is None or len(targets_N) <= chunk:
+        return _log_probs(decoder, hidden_ND, targets_N)
+    pieces = []
+    for hidden, targets in zip(torch.split(hidden_ND, chunk), torch.split(targets_N, chunk), strict=True):
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(_log_probs, decoder, hidden, targets, use_reentrant=False))
+        else:
+            pieces.append(_log_probs(decoder, hidden, targets))
+    return torch.cat(pieces)
+
+
+def _log_probs(decoder: OutputLayer, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     return -F.cross_entropy(decoder.logits(hidden_ND), targets_N, reduction="none")
 
 
-def _score_single(decoder: Decoder, prefix: Prefix, rows: list[int], tokens: list[list[int]]) -> list[torch.Tensor]:
+def _score_single(
+    decoder: Decoder, prefix: Prefix, rows: list[int], tokens: list[list[int]], chunk: int | None
+) -> list[torch.Tensor]:
     if rows != list(range(len(prefix))):
         prefix = prefix.select(rows)
-    hidden, target = _completion_hidden(decoder, prefix, tokens)
-    return list(torch.split(token_log_probs(decoder, hidden, target), [len(text) for text in tokens]))
+    hidden, target = completion_hidden(decoder, prefix, tokens)
+    return list(torch.split(token_log_probs(decoder, hidden, target, chunk), [len(text) for text in tokens]))
 
 
-def _completion_hidden(decoder: Decoder, prefix: Prefix, tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def completion_hidden(decoder: Decoder, prefix: Prefix, tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states (N, D) that predict the tokens of one completion per prompt, and those tokens (N,)."""
     device = prefix.embeddings.device
     lengths = prefix.lengths.tolist()
@@ -104,7 +132,9 @@ def _positions_with_completion(prefix: Prefix, total: int) -> torch.Tensor | Non
     return torch.where(step < 0, before, after)
 
 
-def _score_shared(decoder: Decoder, prefix: Prefix, rows: list[int], tokens: list[list[int]]) -> list[torch.Tensor]:
+def _score_shared(
+    decoder: Decoder, prefix: Prefix, rows: list[int], tokens: list[list[int]], chunk: int | None
+) -> list[torch.Tensor]:
     used = sorted(set(rows))
     if used != list(range(len(prefix))):
         prefix = prefix.select(used)
@@ -143,4 +173,4 @@ def _score_shared(decoder: Decoder, prefix: Prefix, rows: list[int], tokens: lis
     sizes = [len(text) for text in tokens]
     valid = torch.arange(longest + 1, device=device) < torch.tensor(sizes, device=device)[:, None]
     target = torch.tensor([token for text in tokens for token in text], device=device, dtype=torch.long)
-    return list(torch.split(token_log_probs(decoder, hidden_RTD[valid], target), sizes))
+    return list(torch.split(token_log_probs(decoder, hidden_RTD[valid], target, chunk), sizes))

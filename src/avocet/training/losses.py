@@ -5,6 +5,8 @@ Shapes: B pairs or sequences, T tokens. Every function returns (loss, metrics); 
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -118,26 +120,54 @@ def grpo_loss(
         )
     real = mask.bool()
     # Padding may hold anything, also -inf; zeros there give ratio 1, KL 0 and no gradient.
-    policy, old, reference = (torch.where(real, t, 0.0) for t in _full_precision(logps, old_logps, reference_logps))
-    old, reference = old.detach(), reference.detach()
-    ratio = (policy - old).exp()
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    (advantage,) = _full_precision(advantages.detach()[:, None])
-    surrogate = torch.minimum(ratio * advantage, clipped * advantage)
-    difference = reference - policy
-    kl = difference.exp() - difference - 1
+    policy, old, reference = (torch.where(real, t, 0.0) for t in (logps, old_logps, reference_logps))
+    terms = grpo_terms(policy, old, reference, advantages[:, None], (clip, clip))
     counts = real.sum(dim=1)
 
     def sequence_mean(values: Tensor) -> Tensor:
         return (torch.where(real, values, 0.0).sum(dim=1) / counts.clamp(min=1)).mean()
 
-    loss = sequence_mean(kl_weight * kl - surrogate)
-    outside = (ratio - clipped).abs() > 0
+    loss = sequence_mean(kl_weight * terms.kl - terms.surrogate)
     metrics = {
         "loss": loss.item(),
-        "surrogate": sequence_mean(surrogate).item(),
-        "kl": sequence_mean(kl).item(),
-        "clip_fraction": sequence_mean(outside.to(ratio.dtype)).item(),
-        "mean_ratio": sequence_mean(ratio).item(),
+        "surrogate": sequence_mean(terms.surrogate).item(),
+        "kl": sequence_mean(terms.kl).item(),
+        "clip_fraction": sequence_mean(terms.clipped).item(),
+        "mean_ratio": sequence_mean(terms.ratio).item(),
     }
     return loss, metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GrpoTerms:
+    """What GRPO adds up, per token; all of the shape of the log-probabilities."""
+
+    surrogate: Tensor
+    """min(ratio * advantage, clipped ratio * advantage), to be maximised."""
+    kl: Tensor
+    """k3 estimate of the divergence from the reference: exp(d) - d - 1 with d = reference - policy."""
+    ratio: Tensor
+    clipped: Tensor
+    """1 where the ratio lies outside of the clipping range, else 0."""
+
+
+def grpo_terms(
+    policy: Tensor, old: Tensor, reference: Tensor, advantage: Tensor, clip: tuple[float, float]
+) -> GrpoTerms:
+    """The terms of `grpo_loss` before any mean is taken.
+
+    Args:
+        policy: log-probabilities of any shape; `old` and `reference` of the same one get no gradient.
+        advantage: broadcast against them.
+        clip: the ratio is held in [1 - clip[0], 1 + clip[1]].
+    """
+    policy, old, reference, advantage = _full_precision(policy, old.detach(), reference.detach(), advantage.detach())
+    ratio = (policy - old).exp()
+    clipped = ratio.clamp(1 - clip[0], 1 + clip[1])
+    difference = reference - policy
+    return GrpoTerms(
+        surrogate=torch.minimum(ratio * advantage, clipped * advantage),
+        kl=difference.exp() - difference - 1,
+        ratio=ratio,
+        clipped=(ratio != clipped).to(ratio.dtype),
+    )

@@ -16,11 +16,12 @@ from avocet.models.interface import Prefix
 from avocet.models.qwen_omni.reference import reference_inputs
 from avocet.models.qwen_omni.tiny import tiny_model
 from avocet.models.salmonn2.tiny import tiny_plus
+from avocet.models.scoring import token_log_probs
 from avocet.training.data import read_examples
 from avocet.training.finetune import BatchSettings, FineTuneOptimizer, ReadSettings
 from avocet.training.finetune.inputs import ClipReader, heard, open_arguments
 from avocet.training.finetune.loop import fine_tune
-from avocet.training.finetune.losses import chunked_token_log_probs, target_states
+from avocet.training.finetune.losses import target_states
 from avocet.training.finetune.module import FineTuneModule, Item, MicroBatch, filler
 
 
@@ -45,7 +46,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
     targets = torch.randint(50, (7,), generator=generator)
     plain = -F.cross_entropy(hidden @ decoder.weight.T, targets, reduction="none")
     expected = torch.autograd.grad(plain.sum(), (hidden, decoder.weight))
-    found = chunked_token_log_probs(decoder, hidden, targets, chunk)
+    found = token_log_probs(decoder, hidden, targets, chunk)
     gradients = torch.autograd.grad(found.sum(), (hidden, decoder.weight))
     torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
     for ours, theirs in zip(gradients, expected, strict=True):
@@ -76,7 +77,7 @@ def test_the_loss_is_that_of_transformers_with_labels(staged: Path) -> None:
     model = tiny_model("qwen2.5-omni")
     module = FineTuneModule(model, loss_chunk=16)
     items = make_items(model, staged)
-    ours = module(MicroBatch(items=tuple(items))) / torch.tensor([len(item.target) for item in items])
+    ours = module(MicroBatch(items=tuple(items)))[:, 0] / torch.tensor([len(item.target) for item in items])
     for item, example, loss in zip(items, read_examples(staged / "train.jsonl").examples, ours, strict=True):
         clip = open_clip(example.clip.path, end_seconds=example.clip.end_seconds, **open_arguments(model))
         inputs = reference_inputs(model, clip, item.prompt)
@@ -119,7 +120,7 @@ def test_targets_score_as_the_model_scores_them(staged: Path) -> None:
         sums = FineTuneModule(model, loss_chunk=4)(MicroBatch(items=tuple(items)))
         scores = model.score(model.encode([item.prompt for item in items]), [[item.target] for item in items])
     expected = torch.stack([-row[0].sum() for row in scores])
-    torch.testing.assert_close(sums.float(), expected, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(sums[:, 0].float(), expected, atol=1e-4, rtol=1e-6)
 
 
 def test_micro_batches_of_any_size_make_the_same_step(make_stage, tmp_path, losses) -> None:

@@ -247,11 +247,12 @@ def check_same_run(folder: Path, facts: dict[str, Any]) -> None:
 
 def _announce(config: FineTune, model: Any, names: tuple[str, ...], data: StageData, engine: Engine) -> None:
     plan = data.plan(config, engine.num_processes)
+    kind = engine.accelerator.distributed_type.value.lower()
     lines = [
         *data.report,
         *describe_trainable(model, names),
         f"{config.name}: {config.num_steps(plan.steps_per_epoch)} steps, {plan.steps_per_epoch} per epoch, on "
-        f"{engine.num_processes} x {engine.device.type} ({engine.accelerator.distributed_type.value.lower()})",
+        f"{engine.num_processes} x {engine.device.type}{'' if kind == 'no' else f' ({kind})'}",
     ]
     print("\n".join(lines), flush=True)
 

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from avocet.models.decoder import Decoder
 from avocet.models.interface import Prefix, Prompt
+from avocet.models.scoring import token_log_probs
 from avocet.records import SAMPLE_RATE, Clip, SourceFacts
-from avocet.training.finetune.losses import LanguageDecoder, chunked_token_log_probs, target_states
+from avocet.training.finetune.losses import target_states
 from avocet.training.finetune.parts import decoder_layers
 
 
@@ -140,11 +142,11 @@ class FineTuneModule(nn.Module):
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """float64 (B, 1): negative log-likelihood of each item's target, summed over its tokens."""
         model: Any = self.model
-        decoder: LanguageDecoder = model.language_decoder()
+        decoder: Decoder = model.language_decoder()
         prefix = model.encode([item.prompt for item in batch.items])
         targets = [item.target for item in batch.items]
         hidden, tokens = target_states(decoder, prefix, targets)
-        log_probs = chunked_token_log_probs(decoder, hidden, tokens, self.loss_chunk)
+        log_probs = token_log_probs(decoder, hidden, tokens, self.loss_chunk)
         rows = torch.tensor([row for row, target in enumerate(targets) for _ in target], device=log_probs.device)
         zeros = torch.zeros(len(targets), dtype=torch.float64, device=log_probs.device)
         return (zeros.index_add(0, rows, -log_probs.double()) + self.touch())[:, None]

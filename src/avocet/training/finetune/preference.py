@@ -29,6 +29,9 @@ from avocet.training.finetune.module import Column, FineTuneModule, Item, MicroB
 
 REFERENCE_FILE = "reference.jsonl"
 
+_REFERENCE_CHUNK = 1024
+"""Tokens whose logits exist at once."""
+
 _WATCHED = ("accuracy", "margin", "chosen_reward", "rejected_reward")
 
 
@@ -65,7 +68,9 @@ class PreferenceModule(FineTuneModule):
         """float64 (B, 7): the columns of `GuidedDpo`, summed over the tokens of each item."""
         model: Any = self.model
         prefix = model.encode([item.prompt for item in batch.items])
-        scores = score_shared(model.language_decoder(), prefix, [_answers(item) for item in batch.items])
+        scores = score_shared(
+            model.language_decoder(), prefix, [_answers(item) for item in batch.items], chunk=self.loss_chunk
+        )
         rows = [
             self._row(item, [score.double() for score in own]) for item, own in zip(batch.items, scores, strict=True)
         ]
@@ -73,7 +78,6 @@ class PreferenceModule(FineTuneModule):
 
     def _row(self, item: Item, scores: Sequence[torch.Tensor]) -> torch.Tensor:
         """(7,) of one item."""
-        scores = [score.double() for score in scores]
         zero = scores[0].new_zeros(())
         if item.pair is None:
             loss = -scores[0].sum()
@@ -146,7 +150,7 @@ def _scored(
     answers = [[pairs[item.index].chosen, pairs[item.index].rejected] for item in items]
     with model.evaluating():
         prefix = model.encode([item.prompt for item in items])
-        scores = score_shared(model.language_decoder(), prefix, answers)
+        scores = score_shared(model.language_decoder(), prefix, answers, chunk=_REFERENCE_CHUNK)
     return [
         (item, (float(own[0].double().sum()), float(own[1].double().sum())))
         for item, own in zip(items, scores, strict=True)

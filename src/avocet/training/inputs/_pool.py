@@ -151,7 +151,10 @@ class WorkerPool:
             self._closing = True
             self._changed.notify_all()
         self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is None:  # no clip was asked for
+            self._wake_sender.close()
+            self._wake_receiver.close()
+        elif self._thread is not threading.current_thread():
             self._thread.join()
 
     def _check_working(self) -> None:
