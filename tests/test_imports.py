@@ -21,7 +21,7 @@ ORDER = (
 MODEL_BLIND = ("captioning", "evaluation", "training")
 """Parts that get their model from outside: by registry name, or built by a recipe."""
 
-MODEL_NEUTRAL = ("interface", "layout", "registry", "prefix", "features", "lora")
+MODEL_NEUTRAL = ("interface", "layout", "registry", "prefix", "features", "lora", "decoder", "scoring", "loops")
 """What the model-blind parts may use of `avocet.models`."""
 
 HEAVY = ("torch", "transformers", "av", "tyro", "pydantic", "rich", "numpy")

@@ -13,8 +13,11 @@ the exact judge only ranks what nano itself samples.
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from typing import Any
 
+from avocet.errors import ConfigError
 from avocet.records import Sampling
 from avocet.training.config import Recipe
 from avocet.training.data import DataSource
@@ -74,7 +77,21 @@ MRDPO = MrDpo(
 )
 """Without a ground truth: the captions at hand are the teacher's, which is what is to be left behind."""
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dpo": {},
+    "gdpo": {"preference": PreferenceSettings(variant="gdpo")},
+    "cdpo": {"preference": PreferenceSettings(variant="cdpo")},
+    "ce": {"preference": PreferenceSettings(variant="ce")},
+    "direct": {"adapter": "direct"},
+    "fast": {"optimizer": FineTuneOptimizer(learning_rate=1e-3, warmup_steps=5)},
+}
+"""What to compare: the environment variable AVOCET_MRDPO_VARIANT names one."""
+
+VARIANT = os.environ.get("AVOCET_MRDPO_VARIANT", "dpo")
+
 
 def recipe() -> Recipe:
     """The whole plan."""
-    return Recipe(name="nano_mrdpo", sft=(SFT,), mrdpo=MRDPO)
+    if VARIANT not in VARIANTS:
+        raise ConfigError(f"AVOCET_MRDPO_VARIANT is {VARIANT!r}; there are {', '.join(VARIANTS)}")
+    return Recipe(name="nano_mrdpo", sft=(SFT,), mrdpo=dataclasses.replace(MRDPO, **VARIANTS[VARIANT]))

@@ -24,6 +24,7 @@ COMMANDS = MappingProxyType(
         "theatre": "make or show clips of the procedural theatre, with their exact truth",
         "demo": "stage unseen clips, caption and judge them, write a page with the videos",
         "convert": "write a checkpoint in another layout, with adapters merged",
+        "curate": "make training data from raw videos, by the pipelines of both papers",
         "data": "check and convert training data in every released format",
         "train": "train a captioner from a recipe, stage by stage",
     }

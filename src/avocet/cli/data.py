@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from avocet.training.data import CheckReport, ConvertReport, ExampleSet
 
 Verb = Literal["check", "convert"]
-ReadFormat = Literal["auto", "native", "v1", "plus", "llava", "ms_swift", "librispeech", "audiocaps", "webdataset"]
+ReadFormat = Literal[
+    "auto", "native", "v1", "plus", "llava", "ms_swift", "trl", "librispeech", "audiocaps", "webdataset"
+]
+WriteFormat = Literal["native", "v1", "plus", "llava", "ms_swift", "trl", "webdataset", "ms-swift", "vs2-dpo"]
 ChosenTask = Literal["caption", "local_caption", "qa", "asr", "audio_caption"]
 
 _SHOWN = 10
@@ -58,8 +61,10 @@ class DataArguments:
     """check: processes that read media."""
     json: bool = False
     """Print the report as one JSON object."""
-    to: Literal["native", "v1", "plus", "llava", "ms_swift", "webdataset"] | None = None
-    """convert: the format to write."""
+    to: WriteFormat | None = None
+    """convert: the format to write; ms-swift is ms_swift, vs2-dpo (the released preference data) is plus."""
+    instruction: str = ""
+    """convert: what foreign formats ask where an item has no instruction, which means the model's own."""
     write_sound: bool = False
     """convert --to v1: write each video's sound as a wav file, which the released trainer reads it from."""
     relative_to: Path | None = None
@@ -68,7 +73,7 @@ class DataArguments:
 
 _ONLY: dict[Verb, tuple[str, ...]] = {
     "check": ("decode", "model", "max_tokens", "workers"),
-    "convert": ("to", "write_sound", "relative_to"),
+    "convert": ("to", "write_sound", "relative_to", "instruction"),
 }
 """Options of one verb, refused with the other."""
 
@@ -163,7 +168,12 @@ def _convert(arguments: DataArguments, data: ExampleSet) -> int:
     if arguments.to is None or arguments.out is None:
         raise ConfigError("name the format and the output: avocet data convert IN... --to FORMAT --out PATH")
     report = convert_examples(
-        data, arguments.to, arguments.out, media_root=arguments.relative_to, write_sound=arguments.write_sound
+        data,
+        arguments.to,
+        arguments.out,
+        media_root=arguments.relative_to,
+        write_sound=arguments.write_sound,
+        instruction=arguments.instruction,
     )
     if arguments.json:
         print(report.to_json_line())

@@ -149,6 +149,7 @@ def caption_writer(captions: str) -> Callable[[Script], str]:
 def example_line(script: Script, clip: Path, file: Path, target: str) -> str:
     """A `TrainingExample` of a staged script as one line of JSON for `file`, from whose folder the clip is named."""
     from avocet.records import ClipRef, TrainingExample
+    from avocet.rewards.exact import script_checklist
     from avocet.theatre.language import INSTRUCTIONS
 
     wordings = INSTRUCTIONS["caption"]
@@ -163,6 +164,7 @@ def example_line(script: Script, clip: Path, file: Path, target: str) -> str:
         instruction=wordings[script.seed % len(wordings)],
         target=target,
         events=tuple(event_text(event) for event in script.events),
+        checklist=tuple(keypoint.text for keypoint in script_checklist(script)),
         dialogue=tuple({"speaker": event.speaker, "text": event.utterance} for event in speech),
     )
     return example.to_json_line()

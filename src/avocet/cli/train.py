@@ -15,7 +15,8 @@ class TrainArguments:
     """Train a captioner from a recipe."""
 
     stage: Annotated[Positional[str], arg(metavar="STAGE")]
-    """data, towers, align, sft, dpo, export, or all of them in this order: all. Of their own: mrdpo, plot."""
+    """data, towers, align, sft, dpo, export, or all of them in this order: all. Of their own: mrdpo, rebirth, grpo,
+    plot."""
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
     """A recipe below ./recipes (for example nano), or the path of a recipe file."""
     run_dir: str | None = None
@@ -38,6 +39,14 @@ def main(argv: list[str]) -> int:
         from avocet.cli import _train_mrdpo
 
         return _train_mrdpo.main(argv[1:])
+    if argv[:1] == ["rebirth"]:
+        from avocet.cli import _train_rebirth
+
+        return _train_rebirth.main(argv[1:])
+    if argv[:1] == ["grpo"]:
+        from avocet.cli import _train_grpo
+
+        return _train_grpo.main(argv[1:])
     arguments = tyro.cli(
         TrainArguments, args=argv, prog="avocet train", config=(FlagCreatePairsOff,), description=__doc__
     )

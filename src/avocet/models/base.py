@@ -104,8 +104,9 @@ class DecoderModel(nn.Module):
 
     # The verbs that the decoder alone decides.
 
-    def generate(self, prefix: Prefix, n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n completions of each prompt from one prefill; see `avocet.models.generation`."""
+    def generate(self, prefix: Prefix, n: int, sampling: Sampling, *, first_sample: int = 0) -> list[list[Completion]]:
+        """n completions of each prompt from one prefill, numbered from `first_sample`: what sample k is depends on k,
+        not on n. See `avocet.models.generation`."""
         with self.evaluating():
             return sample_completions(
                 self.language_decoder(),
@@ -115,6 +116,7 @@ class DecoderModel(nn.Module):
                 stop_ids=self.stop_ids,
                 pad_id=self.stop_ids[-1],
                 decode=self.decode,
+                first_sample=first_sample,
             )
 
     def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:

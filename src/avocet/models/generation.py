@@ -63,8 +63,9 @@ def sample_completions(
     stop_ids: Sequence[int],
     pad_id: int,
     decode: Callable[[Sequence[int]], str],
+    first_sample: int = 0,
 ) -> list[list[Completion]]:
-    """n completions of each prompt.
+    """n completions of each prompt: samples number `first_sample` and following.
 
     A row ends with one of `stop_ids` (reason "end"), when it runs in a loop and the sampling's guard is on (reason
     "repetition"), or after `max_new_tokens` or at the decoder's last position (reason "length"). Greedy decoding
@@ -84,7 +85,8 @@ def sample_completions(
             f"{decoder.max_positions} positions; caption a shorter interval or sample fewer frames"
         )
     copies = 1 if sampling.temperature == 0 else n
-    keys = [f"{sampling.seed}/{clip_id}/{sample}" for clip_id in prefix.clip_ids for sample in range(copies)]
+    samples = range(first_sample, first_sample + copies)
+    keys = [f"{sampling.seed}/{clip_id}/{sample}" for clip_id in prefix.clip_ids for sample in samples]
     row_limits = [limit for limit in limits for _ in range(copies)]
     rows = _loop(decoder, _prefill(decoder, prefix, copies), sampling, keys, row_limits, stop_ids, pad_id)
     completions = []

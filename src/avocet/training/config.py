@@ -14,8 +14,10 @@ from avocet.errors import ConfigError
 
 if TYPE_CHECKING:
     from avocet.training.finetune.config import FineTune
+    from avocet.training.grpo.config import Grpo
     from avocet.training.model import TrainableModel
     from avocet.training.mrdpo.config import MrDpo
+    from avocet.training.rebirth import Rebirth
 
 StoreKind = Literal["av", "sound", "picture"]
 ExampleKind = Literal["caption", "caption_muted", "caption_no_track", "caption_black", "sound_caption", "asr", "text"]
@@ -127,6 +129,10 @@ class Recipe:
     """Single stages on preference pairs that are there, such as released ones."""
     mrdpo: MrDpo | None = None
     """Rounds that make their own pairs; a command of its own (`avocet train mrdpo`)."""
+    rebirth: Rebirth | None = None
+    """A fresh start from what the rounds' best model tells; a command of its own (`avocet train rebirth`)."""
+    grpo: Grpo | None = None
+    """Reinforcement on rewards of its own captions; a command of its own (`avocet train grpo`)."""
 
     def __post_init__(self) -> None:
         known = {data.name for data in self.data}
@@ -152,4 +158,5 @@ class Recipe:
 
     def fine_tunes(self) -> tuple[FineTune, ...]:
         """The stages that fine-tune a loaded model, in order."""
-        return (*(one for one in (*self.align, *self.sft) if not isinstance(one, StageConfig)), *self.dpo)
+        before = (one for one in (*self.align, *self.sft) if not isinstance(one, StageConfig))
+        return (*before, *self.dpo, *([self.grpo.stage()] if self.grpo else []))

@@ -98,7 +98,7 @@ def test_swift_and_llava(tmp_path):
     assert [(one.clip.id, one.clip.path, one.task, one.instruction, one.target) for one in back.examples] == [
         (one.clip.id, one.clip.path, one.task, one.instruction, one.target) for one in data.examples
     ]
-    assert (back.pairs[0].chosen, back.pairs[0].rejected, back.pairs[0].ground_truth) == ("good", "bad", "")
+    assert (back.pairs[0].chosen, back.pairs[0].rejected, back.pairs[0].ground_truth) == ("good", "bad", "true")
     report = convert_examples(data, "llava", tmp_path / "l.json")
     assert [one.reason for one in report.skipped] == ["llava has no preference pairs"]
     assert read_examples(tmp_path / "l.json", format="llava").examples == data.examples

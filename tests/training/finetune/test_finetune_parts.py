@@ -101,7 +101,7 @@ def make(**changes) -> FineTune:
         ({"max_steps": 0}, "must be > 0"),
         ({"sources": ()}, "name at least one DataSource"),
         ({"trainable": ()}, "nothing is trained"),
-        ({"stage": "grpo"}, "'grpo' is none of align, sft, dpo"),
+        ({"stage": "ppo"}, "'ppo' is none of align, sft, dpo, grpo"),
         ({"stage": "dpo"}, "`preference` belongs to stage dpo, and dpo needs it"),
         ({"precision": "float16"}, "'float16' is none of float32, bfloat16"),
         ({"ema_decay": 1.0}, "ema_decay must lie between 0 and 1"),

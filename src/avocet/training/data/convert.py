@@ -7,11 +7,13 @@
 | v1 | yes | `timestamps` | see below; sound only where a separate sound file is known or `write_sound` makes one |
 | plus | yes | no: skipped | see below |
 | ms_swift | yes | no: skipped | see below; the ground truth of pairs |
+| trl | only these | no: skipped | see below; the ground truth of pairs |
 | llava | no: skipped | no: skipped | see below |
 
 See below: events, checklist, dialogue, the interval that a local caption is about (it stays in the question), metrics
 and rounds of pairs, and the clip's meta. The released formats have no fields for `id` and `task`; they are written all
-the same, since the released trainers read only the fields they know and a later reading then restores them.
+the same, since the released trainers read only the fields they know and a later reading then restores them. So it is
+with pairs: what their trainers do not see of them is kept in the field `avocet` (`export_pairs`), for our own reading.
 """
 
 from __future__ import annotations
@@ -27,23 +29,39 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from avocet.errors import AvocetError, ConfigError
+from avocet.errors import AvocetError, ConfigError, RecordError
 from avocet.media import open_clip
 from avocet.records import SAMPLE_RATE, ClipRef, PreferencePair, Record, TrainingExample
+from avocet.training.data.export_pairs import Reader, keep_rest
+from avocet.training.data.export_pairs_trl import read_trl, trl_item
 from avocet.training.data.formats_common import (
     MEDIA_KEY,
     POLICY_KEY,
     SEPARATE_SOUND_KEY,
+    Context,
     audio_policy,
     is_url,
     media_kind,
 )
+from avocet.training.data.formats_conversations import read_conversation
+from avocet.training.data.formats_swift import read_swift
 from avocet.training.data.records import ExampleSet, Rejected
 from avocet.training.data.shards import write_shards
 
-WriteFormat = Literal["native", "v1", "plus", "llava", "ms_swift", "webdataset"]
+WriteFormat = Literal["native", "v1", "plus", "llava", "ms_swift", "trl", "webdataset", "ms-swift", "vs2-dpo"]
+"""The last two are other names of `ms_swift` and `plus`, by which their trainers' users look for them."""
 
 Target = TrainingExample | PreferencePair
+
+_OTHER_NAMES: dict[str, WriteFormat] = {"ms-swift": "ms_swift", "vs2-dpo": "plus"}
+_LINES = ("ms_swift", "trl")
+"""Formats of one item per line; the others are one list."""
+_READERS: dict[str, Reader] = {
+    "v1": lambda item, context: read_conversation(item, context, "v1"),
+    "plus": lambda item, context: read_conversation(item, context, "plus"),
+    "ms_swift": read_swift,
+    "trl": read_trl,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +86,7 @@ def convert_examples(
     *,
     media_root: str | Path | None = None,
     write_sound: bool = False,
+    instruction: str = "",
     shard_bytes: int = 10**9,
 ) -> ConvertReport:
     """Write examples and pairs, examples first.
@@ -79,13 +98,18 @@ def convert_examples(
         media_root: media below this folder are written with paths relative to it; all others with absolute paths.
         write_sound: for v1, write the sound of each video as 16 kHz wav files into `<out>.sound/`, since the released
             trainer reads the sound only from such files.
+        instruction: what foreign formats ask where an item has no instruction, which means the model's own.
         shard_bytes: where a shard of webdataset ends.
 
     Raises:
-        ConfigError: an unknown format, an output that is there already, `write_sound` for another format.
+        ConfigError: an unknown format, an output that is there already, `write_sound` or `instruction` for a format
+            that has no use for it.
     """
     if format not in get_args(WriteFormat):
         raise ConfigError(f"unknown format {format!r} to write; formats are {', '.join(get_args(WriteFormat))}")
+    format = _OTHER_NAMES.get(format, format)
+    if instruction and format in ("native", "webdataset"):
+        raise ConfigError(f"{format} keeps empty instructions as they are; leave `instruction` out")
     if write_sound and format != "v1":
         raise ConfigError(f"write_sound belongs to the format v1; {format} reads the sound of the video itself")
     out = Path(out)
@@ -104,11 +128,20 @@ def convert_examples(
         paths = write_shards(_samples(targets), out, max_bytes=shard_bytes)
     else:
         sound = out.with_name(out.name + ".sound") if write_sound else None
-        writer = _Writer(format=format, sound=sound, root=root, lost=lost, skipped=skipped)
+        context = Context(path=out, media_root=root)
+        writer = _Writer(
+            format=format,
+            sound=sound,
+            root=root,
+            instruction=instruction,
+            context=context,
+            lost=lost,
+            skipped=skipped,
+        )
         items = [(target, writer.item(target)) for target in targets]
         targets = [target for target, item in items if item is not None]
         written = [item for _, item in items if item is not None]
-        paths = _write_lines(out, written) if format == "ms_swift" else _write_list(out, written)
+        paths = _write_lines(out, written) if format in _LINES else _write_list(out, written)
     num_pairs = sum(isinstance(target, PreferencePair) for target in targets)
     return ConvertReport(
         format=format,
@@ -127,6 +160,9 @@ class _Writer:
     format: str
     sound: Path | None
     root: Path | None
+    instruction: str
+    context: Context
+    """Of the file that is written."""
     lost: Counter[str] = dataclasses.field(default_factory=Counter)
     skipped: list[Rejected] = dataclasses.field(default_factory=list)
     sound_files: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -136,16 +172,26 @@ class _Writer:
         if (reason := self._obstacle(target)) is not None:
             self.skipped.append(Rejected(where=target.clip.id, reason=reason))
             return None
+        asked = target.instruction or self.instruction
         if self.format == "ms_swift":
-            item = _swift_item(target, _portable(target.clip.path, self.root))
+            item = _swift_item(target, asked, _portable(target.clip.path, self.root))
+        elif self.format == "trl":
+            assert isinstance(target, PreferencePair)
+            item = trl_item(target, asked, _portable(target.clip.path, self.root))
         else:
             fields = self._media_fields(target.clip)
             if isinstance(fields, str):
                 self.skipped.append(Rejected(where=target.clip.id, reason=fields))
                 return None
-            item = {"id": target.clip.id, **fields, "conversations": self._turns(target)}
+            item = {"id": target.clip.id, **fields, "conversations": self._turns(target, asked)}
         if isinstance(target, TrainingExample):
             item["task"] = target.task
+        else:
+            try:
+                item = keep_rest(item, target, _READERS[self.format], self.context)
+            except RecordError as error:
+                self.skipped.append(Rejected(where=target.clip.id, reason=_advised(target, str(error))))
+                return None
         for name in _lost_fields(target, self.format):
             self.lost[name] += 1
         return item
@@ -159,7 +205,7 @@ class _Writer:
             if clip.end_seconds is None:
                 return "v1 needs both ends of an interval; give the clip an end_seconds"
         if isinstance(target, TrainingExample):
-            return None
+            return "trl holds preference pairs only" if self.format == "trl" else None
         if self.format == "llava":
             return "llava has no preference pairs"
         if not target.ground_truth.strip() and self.format in ("v1", "plus"):
@@ -210,10 +256,10 @@ class _Writer:
             self.sound_files[clip.path] = str(target)
         return self.sound_files[clip.path]
 
-    def _turns(self, target: Target) -> list[dict[str, str]]:
+    def _turns(self, target: Target, asked: str) -> list[dict[str, str]]:
         # v1 and LLaVA write <image> for every kind of media.
         placeholder = f"<{media_kind(target.clip)}>" if self.format == "plus" else "<image>"
-        turns = [("human", f"{placeholder}\n{target.instruction}")]
+        turns = [("human", f"{placeholder}\n{asked}")]
         if isinstance(target, TrainingExample):
             turns += [("gpt", target.target)]
         elif self.format == "v1":
@@ -245,13 +291,18 @@ def _native_dict(target: Target, root: Path | None) -> dict[str, Any]:
     return record
 
 
-def _swift_item(target: Target, path: str) -> dict[str, Any]:
+def _advised(pair: PreferencePair, reason: str) -> str:
+    """A refusal, with what helps."""
+    return reason if pair.instruction else f"{reason}; give what is to be asked (`instruction`)"
+
+
+def _swift_item(target: Target, asked: str, path: str) -> dict[str, Any]:
     kind = media_kind(target.clip)
     chosen = target.target if isinstance(target, TrainingExample) else target.chosen
     item: dict[str, Any] = {
         "id": target.clip.id,
         "messages": [
-            {"role": "user", "content": f"<{kind}>{target.instruction}"},
+            {"role": "user", "content": f"<{kind}>{asked}"},
             {"role": "assistant", "content": chosen},
         ],
     }
@@ -273,10 +324,10 @@ def _lost_fields(target: Target, format: str) -> list[str]:
             lost.append("metrics")
         if target.round != 1:
             lost.append("round")
-        if format == "ms_swift" and target.ground_truth:
+        if format in _LINES and target.ground_truth:
             lost.append("ground truth")
     known = {POLICY_KEY, MEDIA_KEY} | ({SEPARATE_SOUND_KEY} if format == "v1" else set())
-    if format == "ms_swift" and audio_policy(target.clip) != "auto":
+    if format in _LINES and audio_policy(target.clip) != "auto":
         lost.append("whether the sound is used")
     if format == "plus" and audio_policy(target.clip) == "auto" and media_kind(target.clip) == "video":
         lost.append("sound where there is some: plus knows only with and without, 'with' is written")

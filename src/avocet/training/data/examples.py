@@ -5,6 +5,7 @@
 | native | JSONL (or a JSON list) of Avocet's own records |
 | v1, plus, llava | video-SALMONN 2 v1 and plus, LLaVA: items with `conversations` (`formats_conversations`) |
 | ms_swift | JSONL with `messages` (`formats_swift`) |
+| trl | JSONL with `prompt`, `chosen` and `rejected` (`export_pairs_trl`) |
 | librispeech, audiocaps | folders (`formats_folders`) |
 | webdataset | tar shards (`shards`) |
 
@@ -23,6 +24,8 @@ from typing import Literal, get_args
 
 from avocet.errors import ConfigError, RecordError
 from avocet.records import Task
+from avocet.training.data.export_pairs import restored
+from avocet.training.data.export_pairs_trl import is_trl, read_trl
 from avocet.training.data.formats_common import Context
 from avocet.training.data.formats_conversations import (
     Flavour,
@@ -37,7 +40,7 @@ from avocet.training.data.formats_swift import is_swift, read_swift
 from avocet.training.data.records import ExampleSet, Outcome, Rejected, collect, join_sets
 from avocet.training.data.shards import is_shard, read_shard, shard_files
 
-Format = Literal["auto", "native", "v1", "plus", "llava", "ms_swift", "librispeech", "audiocaps", "webdataset"]
+Format = Literal["auto", "native", "v1", "plus", "llava", "ms_swift", "trl", "librispeech", "audiocaps", "webdataset"]
 
 PathLike = str | os.PathLike[str]
 
@@ -125,6 +128,8 @@ def _recognise_items(path: Path) -> Format:
             return "native"
         elif is_swift(item.value):
             return "ms_swift"
+        elif is_trl(item.value):
+            return "trl"
         elif is_conversation(item.value):
             return recognise_flavour(
                 (other.value for other in read_items(path) if isinstance(other, Item)), where=str(path)
@@ -132,8 +137,9 @@ def _recognise_items(path: Path) -> Format:
         else:
             reasons.append(f"{item.where}: fields {', '.join(repr(name)[:40] for name in list(item.value)[:6])}")
     raise ConfigError(
-        f"{path}: no known format; tried: native ('clip' with 'target' or 'chosen'), ms_swift ('messages'), v1, plus "
-        f"and llava ('conversations'), webdataset (a tar file). Found: {'; '.join(reasons[:2]) or 'nothing'}"
+        f"{path}: no known format; tried: native ('clip' with 'target' or 'chosen'), ms_swift ('messages'), trl "
+        "('prompt', 'chosen', 'rejected'), v1, plus and llava ('conversations'), webdataset (a tar file). "
+        f"Found: {'; '.join(reasons[:2]) or 'nothing'}"
     )
 
 
@@ -159,9 +165,11 @@ def _read_item(item: Item, context: Context, format: Format) -> list[Outcome]:
         if format == "native":
             return read_native(item, context)
         if format == "ms_swift":
-            return read_swift(item, context)
+            return restored(read_swift(item, context), context)
+        if format == "trl":
+            return restored(read_trl(item, context), context)
         assert format in get_args(Flavour)
-        return read_conversation(item, context, format)  # type: ignore[arg-type]  # asserted
+        return restored(read_conversation(item, context, format), context)  # type: ignore[arg-type]  # asserted
     except RecordError as error:
         return [Rejected(where=item.where, reason=str(error))]
 
@@ -172,6 +180,8 @@ def _read_any(item: Item, context: Context) -> list[Outcome]:
         return _read_item(item, context, "native")
     if is_swift(item.value):
         return _read_item(item, context, "ms_swift")
+    if is_trl(item.value):
+        return _read_item(item, context, "trl")
     if is_conversation(item.value):
         try:
             return _read_item(item, context, recognise_flavour([item.value], item.where))

@@ -13,12 +13,12 @@ from avocet.errors import ConfigError
 from avocet.training.config import OptimizerConfig
 from avocet.training.data.mixture import DataSource
 
-Stage = Literal["align", "sft", "dpo"]
+Stage = Literal["align", "sft", "dpo", "grpo"]
 Precision = Literal["float32", "bfloat16"]
 OptimizerKind = Literal["adamw", "adamw_8bit"]
 Broken = Literal["stop", "leave_out"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
-Variant = Literal["dpo", "cdpo", "gdpo"]
+Variant = Literal["dpo", "cdpo", "gdpo", "ce"]
 GroundTruth = Literal["same_item", "random"]
 
 
@@ -46,7 +46,8 @@ class PreferenceSettings:
 
     beta: float = 0.1
     variant: Variant = "gdpo"
-    """What the cross-entropy is taken of: nothing (dpo), the chosen captions (cdpo), the ground truth (gdpo)."""
+    """What the cross-entropy is taken of: nothing (dpo), the chosen captions (cdpo), the ground truth (gdpo). And "ce",
+    the control: nothing but the cross-entropy of the chosen captions."""
     ce_weight: float = 0.1
     """Lambda of the paper."""
     ground_truth: GroundTruth = "same_item"
@@ -64,7 +65,14 @@ class PreferenceSettings:
     @property
     def guide_weight(self) -> float:
         """Weight of the cross-entropy; plain DPO has none."""
+        if self.variant == "ce":
+            return 1.0
         return 0.0 if self.variant == "dpo" else self.ce_weight
+
+    @property
+    def pair_weight(self) -> float:
+        """Weight of the comparison of the two captions."""
+        return 0.0 if self.variant == "ce" else 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

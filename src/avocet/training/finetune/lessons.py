@@ -111,7 +111,7 @@ def _target(pair: PreferencePair, chosen: tuple[int, ...], settings: PreferenceS
     """What the cross-entropy of a pair is taken of."""
     if not settings.guide_weight:
         return ()
-    if settings.variant == "cdpo":
+    if settings.variant in ("cdpo", "ce"):
         return chosen
     if settings.ground_truth == "random":
         return ()

@@ -33,6 +33,20 @@ class PairTokens:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GroupTokens:
+    """Answers that the policy itself sampled for one prompt, and what each was worth (GRPO)."""
+
+    completions: tuple[tuple[int, ...], ...]
+    advantages: tuple[float, ...]
+    reference: tuple[torch.Tensor, ...] | None
+    """float32 (T,) of each completion: log-probabilities under the reference; None: there is no KL term."""
+    old: tuple[torch.Tensor, ...] | None = None
+    """The same under the policy that sampled; None: that is the policy of this very pass."""
+    sampled: tuple[torch.Tensor | None, ...] | None = None
+    """The same as the engine that sampled gave them, where it did."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Item:
     """One example, ready for the model."""
 
@@ -45,6 +59,7 @@ class Item:
     pair: PairTokens | None = None
     is_guide: bool = False
     """Whether it is a ground truth that guides pairs of other clips."""
+    group: GroupTokens | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -52,6 +67,8 @@ class Item:
         answers = len(self.target)
         if self.pair is not None:
             answers += len(self.pair.chosen) + len(self.pair.rejected)
+        if self.group is not None:
+            answers = sum(map(len, self.group.completions))
         return len(self.prompt.token_ids) + answers
 
 

@@ -41,7 +41,7 @@ class GuidedDpo:
     def __init__(self, settings: PreferenceSettings) -> None:
         self._settings = settings
         self.columns: Sequence[Column] = (
-            Column(name="dpo", weight=1.0),
+            Column(name="dpo", weight=settings.pair_weight),
             Column(name="guide", weight=settings.guide_weight),
             Column(name="supervised", weight=1.0),
             *(Column(name=name, weight=0.0) for name in _WATCHED),

@@ -108,8 +108,9 @@ def run_mrdpo(
     examples, held_out = (tuple(load_mixture(sources)[0]) for sources in (plan.sources, plan.held_out))
     rounds = [_first(plan, run_dir, held_out, scorer)]
     best = 0
+    running = "not yet: the next round is under way"
     stopped = f"all {plan.rounds} rounds are done"
-    _tell(run_dir, rounds, best, stopped, say)
+    _tell(run_dir, rounds, best, running, say)
     for number in range(1, plan.rounds + 1):
         one = _round(plan, run_dir, number, rounds, best, examples, held_out, scorer, say)
         if isinstance(one, str):
@@ -121,7 +122,8 @@ def run_mrdpo(
             stopped = f"round {number} was refused"
             break
         best = number
-        _tell(run_dir, rounds, best, stopped, say)
+        if number < plan.rounds:
+            _tell(run_dir, rounds, best, running, say)
     return _tell(run_dir, rounds, best, stopped, say)
 
 

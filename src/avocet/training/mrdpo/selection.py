@@ -56,7 +56,9 @@ def select_pairs(
         passing = []
         for a, b in itertools.combinations(usable, 2):
             order = select_pair(its_scores[a], its_scores[b], limits)
-            if order is not None and one.captions[a].text != one.captions[b].text:
+            told = (one.captions[a].text, one.captions[b].text)
+            # An empty caption is no answer that one could learn to avoid: its only token is the end.
+            if order is not None and all(told) and told[0] != told[1]:
                 passing.append((a, b) if order[0] == "a" else (b, a))
         if not passing:
             counts["unscored" if len(usable) < 2 else "same" if len(texts) < 2 else "no winner"] += 1

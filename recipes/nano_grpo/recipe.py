@@ -1,0 +1,74 @@
+"""GRPO with `nano` on the theatre, from an SFT on captions with the faults of a teacher.
+
+    avocet theatre make --level 1 --seed 10000000 --num-clips 240 --out data/mrdpo/train \
+        --examples data/mrdpo/train.jsonl --captions teacher
+    avocet train sft nano_grpo && avocet train export nano_grpo --part sft
+    avocet train grpo nano_grpo --judge exact
+    avocet train export nano_grpo --part grpo
+    avocet evaluate theatre --model runs/nano_grpo/export-grpo-merged --num-clips 200
+
+AVOCET_GRPO_REWARDS names rewards to compare, for example "dialogue" or "checklist,dialogue". After mrDPO instead of
+after SFT: AVOCET_GRPO_MODEL=runs/nano_mrdpo/round-3/model.
+"""
+
+from __future__ import annotations
+
+import os
+
+from avocet.records import Sampling
+from avocet.training.config import Recipe
+from avocet.training.data import DataSource
+from avocet.training.finetune import BatchSettings, FineTune, FineTuneOptimizer, LoraSettings, ReadSettings
+from avocet.training.grpo.config import Grpo
+
+DATA = os.environ.get("AVOCET_GRPO_DATA", "data/mrdpo")
+RUN = os.environ.get("AVOCET_GRPO_RUN", "runs/nano_grpo")
+"""The folder of the run: the policy starts from the SFT that was exported there."""
+MODEL = os.environ.get("AVOCET_GRPO_MODEL", f"{RUN}/export-sft-merged")
+REWARDS = os.environ.get("AVOCET_GRPO_REWARDS", "checklist,dialogue,length")
+
+SOURCES = (DataSource(path=f"{DATA}/train.jsonl"),)
+READ = ReadSettings(num_workers=1, feature_store_bytes=2 * 2**30)
+LORA = LoraSettings(rank=16, alpha=32)
+
+SFT = FineTune(
+    name="sft",
+    stage="sft",
+    model="nano",
+    sources=SOURCES,
+    trainable=(),
+    lora=LORA,
+    optimizer=FineTuneOptimizer(learning_rate=1e-3, warmup_steps=10),
+    batch=BatchSettings(max_examples=16, micro_examples=16),
+    read=READ,
+    max_steps=150,
+    precision="float32",
+    gradient_checkpointing=False,
+    save_every=50,
+)
+"""Ten epochs of teacher captions, decoder only: the same as of `nano_mrdpo`."""
+
+GRPO = Grpo(
+    name="grpo",
+    model=MODEL,
+    sources=SOURCES,
+    trainable=(),
+    lora=LORA,
+    optimizer=FineTuneOptimizer(learning_rate=4e-4, warmup_steps=5),
+    batch=BatchSettings(max_examples=16, micro_examples=16),
+    rewards=dict.fromkeys(REWARDS.split(","), 1.0),
+    length_soft=64,
+    length_hard=128,
+    sampling=Sampling(temperature=1.0, max_new_tokens=128, repetition_guard="off"),
+    max_steps=90,
+    precision="float32",
+    gradient_checkpointing=False,
+    read=READ,
+    save_every=30,
+)
+"""Six epochs of 240 clips, 8 captions each."""
+
+
+def recipe() -> Recipe:
+    """The whole plan."""
+    return Recipe(name="nano_grpo", sft=(SFT,), grpo=GRPO)

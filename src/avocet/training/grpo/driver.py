@@ -1,0 +1,264 @@
+"""A GRPO run from start to end: sample -> judge -> advantages -> update -> log -> save.
+
+    run_grpo(plan, Path("runs/nano_grpo"), make_rubric(plan.rewards, judge=None, exact=True))
+
+Each prompt is prefilled once for its whole group, when sampling and when scoring; the judge works beside the rollouts.
+Resuming continues to the last digit: seeds are functions of (seed, step, clip), rollouts and rewards are on file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avocet.errors import ConfigError
+from avocet.models.features import FeatureStore
+from avocet.rewards.rubric import BackgroundScorer, Rubric
+from avocet.training.checkpoints import checkpoints
+from avocet.training.finetune.checkpoints import load_weights, restore_optimizer, save_checkpoint
+from avocet.training.finetune.engine import Engine, StepResult
+from avocet.training.finetune.inputs import LEFT_OUT_FILE, BatchReader, StageData, read_stage_data, write_left_out
+from avocet.training.finetune.loop import build_model, check_same_run, learning_rate
+from avocet.training.finetune.module import backbone_of
+from avocet.training.finetune.parts import describe_trainable, set_modes, set_trainable
+from avocet.training.finetune.watch import METRICS_FILE, Watch, cut_metrics
+from avocet.training.grpo.books import Books
+from avocet.training.grpo.config import Grpo
+from avocet.training.grpo.objective import GroupPolicy, Reference
+from avocet.training.grpo.rollouts.base import RolloutEngine, WeightUpdate
+from avocet.training.grpo.rollouts.in_process import InProcessEngine
+from avocet.training.grpo.rollouts.parity import check_parity
+from avocet.training.grpo.steps import Sampled, StepMaker
+from avocet.training.inputs.prefetch import Prefetcher
+from avocet.training.run_folder import run_facts, write_uncommitted
+
+EngineMaker = Callable[[Any], RolloutEngine]
+"""From the trained model to what samples from it."""
+
+
+def run_grpo(
+    plan: Grpo,
+    run_dir: Path,
+    rubric: Rubric,
+    *,
+    rollouts: EngineMaker | None = None,
+    parity: bool = True,
+    resume: bool = False,
+    engine: str = "auto",
+) -> Path:
+    """Run it and return the stage's folder, whose newest checkpoint is the result.
+
+    Args:
+        plan: the run.
+        run_dir: the stage's folder is made in it.
+        rubric: what captions are worth.
+        rollouts: makes what samples; None: the trained model itself.
+        parity: refuse to train on samples of an engine that does not agree with the trained model.
+        resume: go on with the run that is there.
+        engine: how training is spread over processes, "auto", "ddp" or "deepspeed:2".
+
+    Raises:
+        ConfigError: the folder holds a run and `resume` is False, or one of other settings; and wrong settings.
+        RolloutError: the rollout engine failed.
+        NonFiniteLossError: too many refused steps in a row.
+        JudgeStop: the judge refuses everything, or the cost ceiling is reached; go on with `resume`.
+    """
+    config = plan.stage()
+    folder = run_dir / plan.name
+    existing = checkpoints(folder)
+    if (existing or (folder / "run.json").exists()) and not resume:
+        raise ConfigError(f"{folder} already holds a run; add --resume to go on with it, or choose another --run-dir")
+    runner = Engine(config, engine, folder=str(folder))
+    if runner.is_fsdp or engine == "deepspeed:3":
+        raise ConfigError("GRPO needs whole weights in each process; use ddp or deepspeed:2")
+    loaded = build_model(config, run_dir, (), device=str(runner.device))
+    model: Any = loaded.model
+    facts = _facts(plan, loaded.revision, runner, rubric)
+    if (folder / "run.json").exists():
+        check_same_run(folder, facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = runner.on_main(lambda: _group_data(plan, model, folder))
+    torch.manual_seed(config.seed)  # all processes must draw the same adapter
+    names = set_trainable(model, config.trainable, config.lora)
+    reference = Reference(model, names) if plan.policy.kl_weight else None
+    if config.read.feature_store_bytes:
+        model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
+    if existing:
+        load_weights(existing[-1][1], model, names)
+    if runner.is_main and not (folder / "run.json").exists():
+        (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_uncommitted(folder)
+        write_left_out(folder / LEFT_OUT_FILE, data.left_out)
+    runner.prepare(model, names, GroupPolicy(plan.policy, plan.sampling.max_new_tokens))
+    set_modes(model, backbone_of(model))
+    first_step = restore_optimizer(existing[-1][1], runner) if existing else 0
+    if runner.is_main:
+        cut_metrics(folder / METRICS_FILE, first_step)
+        _announce(plan, data, model, names, runner, rubric)
+    sampler = rollouts(model) if rollouts else InProcessEngine(model, autocast=runner.uses_autocast)
+    try:
+        if rollouts and parity:
+            _check_parity(plan, sampler, runner, data, first_step)
+        _train(plan, folder, runner, data, reference, sampler, rubric, first_step)
+    finally:
+        sampler.close()
+    return folder
+
+
+def _check_parity(plan: Grpo, sampler: RolloutEngine, engine: Engine, data: StageData, first_step: int) -> None:
+    """Compare the engine with the trained model on a few clips, the longest and the shortest among them."""
+    order = sorted(range(len(data.examples)), key=data.lengths.__getitem__)
+    places = sorted({order[0], order[len(order) // 2], order[-1]})
+    example = data.examples[places[0]]
+    sampler.sync(WeightUpdate(version=first_step * plan.updates_per_batch, model=engine.model))
+    report = check_parity(
+        sampler,
+        engine.model,
+        [data.examples[place].clip for place in places],
+        instruction=example.instruction or None,
+        sampling=plan.sampling,
+    )
+    report.require()
+
+
+def _train(
+    plan: Grpo,
+    folder: Path,
+    engine: Engine,
+    data: StageData,
+    reference: Reference | None,
+    sampler: RolloutEngine,
+    rubric: Rubric,
+    first_step: int,
+) -> None:
+    config = engine.config
+    batches = data.plan(config, engine.num_processes)
+    num_steps = config.num_steps(batches.steps_per_epoch)
+    reader = BatchReader(data, batches, config, engine.model, autocast=engine.uses_autocast)
+    books = Books(
+        folder,
+        rank=engine.rank,
+        num_processes=engine.num_processes,
+        first_step=first_step,
+        settings={"sampling": plan.sampling.to_dict(), "group_size": plan.group_size, "engine": sampler.name},
+    )
+    steps = range(first_step, num_steps)
+    reading = Prefetcher(lambda step: reader.step(step, engine.rank), steps, depth=config.read.prefetch_steps)
+    try:
+        with (
+            books,
+            reading,
+            BackgroundScorer(rubric) as scorer,
+            Watch(engine, folder, config.name, num_steps, first_step) as watch,
+        ):
+            maker = StepMaker(plan, engine, data.examples, reference, sampler, scorer, books, first_step)
+            for step, sampled in _sampled_steps(plan, maker, steps, reading, sampler, engine):
+                result, figures = maker.update(sampled, learning_rate(config, step, num_steps))
+                done, is_last = step + 1, step + 1 == num_steps
+                if sampled.failures:
+                    write_left_out(folder / LEFT_OUT_FILE, list(sampled.failures), done)
+                left_out = int(engine.total([len(sampled.failures)])[0])
+                if result is not None:
+                    rate = learning_rate(config, step, num_steps)
+                    watch.step(done, result, rate, left_out, log=done % max(config.log_every, 1) == 0 or is_last)
+                watch.write({"step": done, **figures})
+                _alarm(plan, result, watch, done)
+                if (config.save_every and done % config.save_every == 0) or is_last:
+                    save_checkpoint(folder, engine, done, config.keep)
+    finally:
+        reader.close()
+
+
+def _sampled_steps(
+    plan: Grpo,
+    maker: StepMaker,
+    steps: range,
+    reading: Iterator[Any],
+    sampler: RolloutEngine,
+    engine: Engine,
+) -> Iterator[tuple[int, Sampled]]:
+    """The steps with their rollouts; with `overlap="next"` one is sampled before the one before it is learnt from."""
+    waiting: tuple[int, Sampled] | None = None
+    for step, (parts, failures) in zip(steps, reading, strict=True):
+        sampler.sync(WeightUpdate(version=maker.version, model=engine.model))
+        sampled = maker.sample(step, parts, failures)
+        if plan.overlap == "within":
+            yield step, sampled
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = (step, sampled)
+    if waiting is not None:
+        yield waiting
+
+
+def _alarm(plan: Grpo, result: StepResult | None, watch: Watch, done: int) -> None:
+    """Speak up when sampling and training are not of one policy."""
+    mismatch = None if result is None else result.figures.get("mismatch")
+    if mismatch is None or mismatch <= plan.mismatch_limit:
+        return
+    text = (
+        f"step {done}: log-probabilities of sampling and training differ by {mismatch:.3f} per token on average, more "
+        f"than {plan.mismatch_limit:g}: the engine samples from another policy than the one that is trained. Check its "
+        "weights, precision and preprocessing (`avocet probe --parity`)"
+    )
+    if plan.on_mismatch == "stop":
+        raise ConfigError(text)
+    watch.say(text)
+
+
+def _group_data(plan: Grpo, model: Any, folder: Path) -> StageData:
+    """The examples, measured as prompts with a whole group of completions."""
+    data = read_stage_data(plan.sources, plan.stage(), model, folder)
+    room = plan.group_size * plan.sampling.max_new_tokens
+    own = [data.lessons.length(place, model) for place in range(len(data.examples))]
+    lengths = tuple(length - target + room for length, target in zip(data.lengths, own, strict=True))
+    return dataclasses.replace(data, lengths=lengths)
+
+
+def _facts(plan: Grpo, revision: str, engine: Engine, rubric: Rubric) -> dict[str, Any]:
+    return {
+        **run_facts(plan),
+        "model_revision": revision,
+        "num_processes": engine.num_processes,
+        "engine": str(engine.accelerator.distributed_type.value),
+        "device": str(engine.device),
+        "judges": rubric.identity,
+    }
+
+
+def _announce(plan: Grpo, data: StageData, model: Any, names: Sequence[str], engine: Engine, rubric: Rubric) -> None:
+    batches = data.plan(engine.config, engine.num_processes)
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in rubric.weights.items())
+    lines = [
+        *data.report,
+        *describe_trainable(model, tuple(names)),
+        f"{plan.name}: {engine.config.num_steps(batches.steps_per_epoch)} steps of {plan.batch.max_examples} prompts x "
+        f"{plan.group_size} captions; rewards {weights}",
+    ]
+    print("\n".join(lines), flush=True)
+
+
+def dry_run(plan: Grpo, run_dir: Path) -> str:
+    """What a run would do, without doing it. Reads the sources only."""
+    from avocet.training.data.mixture import load_mixture
+
+    examples = load_mixture(plan.sources)[0]
+    per_epoch = -(-len(examples) // plan.batch.max_examples)
+    steps = plan.stage().num_steps(per_epoch)
+    captions = min(steps * plan.batch.max_examples, round(steps / per_epoch * len(examples))) * plan.group_size
+    found = checkpoints(run_dir / plan.name)
+    return "\n".join(
+        [
+            f"{plan.name}: {steps} steps of {plan.batch.max_examples} prompts x {plan.group_size} captions from "
+            f"{len(examples)} examples, about {captions} captions to be judged by {', '.join(plan.rewards)}",
+            f"examples with keypoints: {sum(bool(one.checklist) for one in examples)}, with dialogue: "
+            f"{sum(bool(one.dialogue) for one in examples)}, with events: {sum(bool(one.events) for one in examples)}",
+            f"finished: {f'step {found[-1][0]}' if found else 'nothing'}",
+        ]
+    )
