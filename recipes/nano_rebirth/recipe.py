@@ -26,7 +26,7 @@ DATA = os.environ.get("AVOCET_MRDPO_DATA", "data/mrdpo")
 TEACHER = os.environ.get("AVOCET_MRDPO_RUN", "runs/nano_mrdpo")
 """The run folder of the rounds."""
 STUDENT = os.environ.get("AVOCET_REBIRTH_STUDENT", f"{TEACHER}/export-sft-merged")
-"""The model that is trained. The paper's has not seen captions yet; the shipped `nano` knows them all, so here it is the
+"""The model that is trained. The paper's has not seen captions yet; the shipped `nano` knows them all, so it is the
 one after the faulty SFT."""
 
 READ = ReadSettings(num_workers=1, feature_store_bytes=2 * 2**30)

@@ -1,0 +1,98 @@
+"""video-SALMONN 2 7B: multi-round guided DPO and rebirth tuning.
+
+AVOCET_VARIANT names one of two settings. `paper`: rank 256 with scale 2.0, 6 rounds of 1,000 steps of 64 pairs, ground
+truths of other clips, the thresholds of table 3; the paper names no learning rate, here that of the release.
+`released` (the default): the settings of `train_dpo.sh`, rank 128, beta 0.1, learning rate 5e-6, ground truth of the
+same clip, one GPU batch of 8.
+
+    avocet train mrdpo recipes/salmonn2_7b/mrdpo.py --judge gpt-4.1 --dry-run
+    avocet train mrdpo recipes/salmonn2_7b/mrdpo.py --judge gpt-4.1
+    avocet train rebirth recipes/salmonn2_7b/mrdpo.py --judge gpt-4.1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from avocet.errors import ConfigError
+from avocet.records import Sampling
+from avocet.training.config import Recipe
+from avocet.training.data import DataSource
+from avocet.training.finetune import BatchSettings, FineTune, FineTuneOptimizer, LoraSettings, ReadSettings
+from avocet.training.finetune.config import PreferenceSettings
+from avocet.training.finetune.parts import PAPER_SFT, V1_SFT
+from avocet.training.mrdpo.config import MrDpo
+from avocet.training.mrdpo.gate import StopRules
+from avocet.training.rebirth import Rebirth
+
+RUN = "runs/salmonn2_7b_mrdpo"
+CLIPS = (DataSource(path="data/salmonn2/dpo_clips.jsonl"),)
+HELD_OUT = (DataSource(path="data/salmonn2/held_out.jsonl"), DataSource(path="data/salmonn2/held_out_qa.jsonl"))
+QA = (DataSource(path="data/salmonn2/qa.jsonl", task="qa"),)
+READ = ReadSettings(num_workers=4, feature_store_bytes=500 * 2**30)
+
+RELEASED = MrDpo(
+    name="mrdpo",
+    model="runs/salmonn2_7b/export-sft-merged",
+    sources=CLIPS,
+    held_out=HELD_OUT,
+    trainable=V1_SFT,
+    lora=LoraSettings(rank=128, alpha=256, dropout=0.05, targets=("q_proj", "k_proj", "v_proj")),
+    optimizer=FineTuneOptimizer(learning_rate=5e-6, warmup_ratio=0.03, clip_norm=1.0),
+    batch=BatchSettings(max_examples=8),
+    rounds=6,
+    samples_per_clip=2,
+    sampling=Sampling(temperature=1.0, top_p=0.9, max_new_tokens=2048),
+    preference=PreferenceSettings(variant="gdpo", beta=0.1, ce_weight=0.1, ground_truth="same_item"),
+    epochs=1,
+    stop=StopRules(max_unnatural=0.05, max_qa_drop=0.03),
+    read=READ,
+    seed=2024,
+)
+
+PAPER = dataclasses.replace(
+    RELEASED,
+    trainable=PAPER_SFT,
+    lora=LoraSettings(rank=256, alpha=512),
+    batch=BatchSettings(max_examples=64),
+    preference=dataclasses.replace(RELEASED.preference, ground_truth="random"),
+    epochs=None,
+    max_steps=1000,
+)
+
+VARIANTS = {"released": RELEASED, "paper": PAPER}
+VARIANT = os.environ.get("AVOCET_VARIANT", "released")
+
+REBIRTH_SFT = FineTune(
+    name="sft",
+    stage="sft",
+    model="runs/salmonn2_7b/export-align-merged",
+    sources=CLIPS,
+    trainable=PAPER_SFT,
+    lora=LoraSettings(rank=256, alpha=512),
+    optimizer=FineTuneOptimizer(learning_rate=2e-5, warmup_ratio=0.03, clip_norm=1.0),
+    batch=BatchSettings(max_examples=64),
+    read=READ,
+    epochs=4,
+    seed=2024,
+)
+"""From the aligned model, 4 epochs on 64 GPUs."""
+
+
+def recipe() -> Recipe:
+    """The whole plan."""
+    if VARIANT not in VARIANTS:
+        raise ConfigError(f"AVOCET_VARIANT is {VARIANT!r}; there are {', '.join(VARIANTS)}")
+    rounds = VARIANTS[VARIANT]
+    reborn = Rebirth(
+        name="rebirth",
+        teacher=RUN,
+        sources=(DataSource(path="data/salmonn2/rebirth_clips.jsonl"),),
+        sft=REBIRTH_SFT,
+        beside=QA,
+        round=dataclasses.replace(rounds, name="round", rounds=1, thresholds={1: rounds.thresholds_of(6)}),
+        sampling=Sampling(max_new_tokens=2048),
+        read=READ,
+    )
+    return Recipe(name="salmonn2_7b_mrdpo", mrdpo=rounds, rebirth=reborn)
