@@ -2,7 +2,7 @@
 
     avocet theatre make --level 1 --seed 10000000 --num-clips 240 --out data/mrdpo/train \
         --examples data/mrdpo/train.jsonl --captions teacher
-    avocet train sft nano_grpo && avocet train export nano_grpo --part sft
+    avocet train sft nano_grpo --part sft && avocet train export nano_grpo --part sft
     avocet train grpo nano_grpo --judge exact
     avocet train export nano_grpo --part grpo
     avocet evaluate theatre --model runs/nano_grpo/export-grpo-merged --num-clips 200
@@ -13,6 +13,7 @@ after SFT: AVOCET_GRPO_MODEL=runs/nano_mrdpo/round-3/model.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from avocet.records import Sampling
@@ -48,6 +49,9 @@ SFT = FineTune(
 )
 """Ten epochs of teacher captions, decoder only: the same as of `nano_mrdpo`."""
 
+SFT_MORE = dataclasses.replace(SFT, name="sft_more", starts_from=("sft",), max_steps=90)
+"""The control: more of the same captions, for as many steps as the reinforcement has."""
+
 GRPO = Grpo(
     name="grpo",
     model=MODEL,
@@ -71,4 +75,4 @@ GRPO = Grpo(
 
 def recipe() -> Recipe:
     """The whole plan."""
-    return Recipe(name="nano_grpo", sft=(SFT,), grpo=GRPO)
+    return Recipe(name="nano_grpo", sft=(SFT, SFT_MORE), grpo=GRPO)
