@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/judge_overlap.py --out benchmarks/results/judge_overlap.json
 
-`nano` on 32 staged clips, 16 prompts x 8 captions a step, LoRA; the judge is a reward that sleeps. With "next" the judge
+`nano` on 32 staged clips, 16 prompts x 8 captions a step; the judge is a reward that sleeps. With "next" the judge
 works while the next step is sampled, which takes longer than it does here; with "within" only the last micro-batch of a
 step is waited for. The first and the last step of each run are left out (the one fills, the other drains).
 """

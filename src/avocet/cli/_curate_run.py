@@ -38,14 +38,6 @@ def run_pipeline(arguments: CurateArguments, out: Path, settings: PipelineSettin
     teachers, judge = _teachers(arguments, stack), None
     if settings.pipeline == "avocado" and settings.min_completeness:
         judge = _judge(arguments, teachers, stack)
-    steps = pipeline_steps(settings, teachers, judge)
-    record = RunRecord(
-        pipeline=settings.pipeline,
-        settings=settings.to_dict(),
-        teachers=teachers.versions(),
-        judge=None if judge is None else judge.identity,
-        stages=tuple(step.name for step in steps),
-    )
 
     def clips() -> Iterator[ManifestClip]:
         return find_manifest_clips(arguments.paths)
@@ -54,6 +46,14 @@ def run_pipeline(arguments: CurateArguments, out: Path, settings: PipelineSettin
     _preview(arguments, out, settings, teachers, clips(), runner, stack)
     if arguments.judging.dry_run:
         return 0
+    steps = pipeline_steps(settings, teachers, judge)
+    record = RunRecord(
+        pipeline=settings.pipeline,
+        settings=settings.to_dict(),
+        teachers=teachers.versions(),
+        judge=None if judge is None else judge.identity,
+        stages=tuple(step.name for step in steps),
+    )
     write_run_record(out, record)
     summaries = _run(arguments, steps, clips(), out, runner)
     return _finish(arguments, out, record, summaries)
