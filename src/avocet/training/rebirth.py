@@ -34,7 +34,7 @@ from avocet.training.mrdpo.driver import MrDpoResult, run_mrdpo
 from avocet.training.mrdpo.records import SampledCaption, example_key
 from avocet.training.mrdpo.sampling import sample_captions
 from avocet.training.mrdpo.scoring import CaptionScorer
-from avocet.training.run_folder import run_facts
+from avocet.training.run_folder import claim_run
 
 CAPTIONS_FILE = "captions.jsonl"
 DATA_FILE = "data.jsonl"
@@ -115,7 +115,7 @@ def run_rebirth(plan: Rebirth, run_dir: Path, scorer: CaptionScorer | None, *, s
         raise ConfigError(f"rebirth {plan.name!r} ends with a round of DPO, which needs a judge")
     folder = run_dir / plan.name
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same_plan(plan, folder)
+    claim_run(folder, plan)
     filtered = _teach(plan, folder)
     say(f"{filtered.num_kept} of {filtered.num_captions} captions are natural; dropped {filtered.dropped or 'nothing'}")
     reborn = _sft(plan, folder)
@@ -221,21 +221,6 @@ def _line(example: TrainingExample) -> str:
     if "://" not in clip.path:
         clip = dataclasses.replace(clip, path=os.path.abspath(clip.path))
     return dataclasses.replace(example, clip=clip).to_json_line() + "\n"
-
-
-def _check_same_plan(plan: Rebirth, folder: Path) -> None:
-    facts = json.loads(json.dumps(run_facts(plan), default=dict))
-    path = folder / "run.json"
-    if not path.exists():
-        _put(path, json.dumps(facts, indent=1) + "\n")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))["config"]
-    changed = sorted(name for name in facts["config"] if facts["config"][name] != before.get(name))
-    if changed:
-        raise ConfigError(
-            f"{folder} was started with another plan ({', '.join(changed)} changed); put it back, or choose another "
-            "--run-dir"
-        )
 
 
 def _put(path: Path, text: str) -> None:

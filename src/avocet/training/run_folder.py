@@ -132,3 +132,28 @@ def write_uncommitted(folder: Path) -> None:
     diff = _git("diff", "HEAD")
     if diff:
         (folder / "uncommitted.diff").write_text(diff + "\n")
+
+
+def claim_run(folder: Path, plan: Any, free: frozenset[str] = frozenset()) -> None:
+    """Write `run.json` and the uncommitted change, or compare the plan with that of the run which is there.
+
+    Args:
+        folder: of the run; it must exist.
+        plan: a frozen configuration.
+        free: fields that may differ from the run that is there.
+
+    Raises `ConfigError` for a folder of another plan.
+    """
+    facts = json.loads(json.dumps(run_facts(plan), default=dict))
+    path = folder / "run.json"
+    if not path.exists():
+        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_uncommitted(folder)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))["config"]
+    changed = sorted(name for name in facts["config"] if name not in free and facts["config"][name] != before.get(name))
+    if changed:
+        raise ConfigError(
+            f"{folder} was started with another plan ({', '.join(changed)} changed); put it back, or choose another "
+            "--run-dir"
+        )

@@ -30,7 +30,7 @@ from avocet.training.mrdpo.gate import GateDecision, HeldOutScores, evaluate_hel
 from avocet.training.mrdpo.sampling import sample_captions
 from avocet.training.mrdpo.scoring import CaptionScorer
 from avocet.training.mrdpo.selection import SelectionReport, select_pairs, write_pairs
-from avocet.training.run_folder import run_facts, write_uncommitted
+from avocet.training.run_folder import claim_run
 
 Say = Callable[[str], None]
 _R = TypeVar("_R", bound=Record)
@@ -102,7 +102,7 @@ def run_mrdpo(
     Raises `ConfigError` for a folder of another plan, and what sampling, judging and training raise.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    _check_same_plan(plan, run_dir)
+    claim_run(run_dir, plan, free=frozenset({"rounds"}))
     if from_round is not None:
         _forget(run_dir, from_round, plan.rounds)
     examples, held_out = (tuple(load_mixture(sources)[0]) for sources in (plan.sources, plan.held_out))
@@ -256,23 +256,6 @@ def _drawn(examples: Sequence[TrainingExample], count: int | None, seed: int, nu
         return list(examples)
     chosen = random.Random(f"mrdpo {seed} round {number}").sample(range(len(examples)), count)
     return [examples[place] for place in sorted(chosen)]
-
-
-def _check_same_plan(plan: MrDpo, run_dir: Path) -> None:
-    """Write `run.json`, or compare with the one that is there; more rounds than before are no other plan."""
-    facts = json.loads(json.dumps(run_facts(plan), default=dict))
-    path = run_dir / "run.json"
-    if not path.exists():
-        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        write_uncommitted(run_dir)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))["config"]
-    changed = sorted(name for name in facts["config"] if name != "rounds" and facts["config"][name] != before.get(name))
-    if changed:
-        raise ConfigError(
-            f"{run_dir} was started with another plan ({', '.join(changed)} changed); put it back, or choose another "
-            "--run-dir"
-        )
 
 
 def _forget(run_dir: Path, first: int, last: int) -> None:
