@@ -25,6 +25,8 @@ from avocet.records import Record
 
 _log = logging.getLogger(__name__)
 
+_BLOCK_BYTES = 2**16
+
 KeyRule = str | Callable[[Mapping[str, Any]], str]
 
 
@@ -122,20 +124,17 @@ class Ledger:
         return key
 
     def _repair_tail(self) -> None:
-        data = self.path.read_bytes()
-        if not data or data.endswith(b"\n"):
+        start, tail = _last_line(self._fd)
+        if not tail:
             return
-        start = data.rfind(b"\n") + 1
         self.num_repaired = 1
         # A proper beginning of a JSON object is never a JSON object, so a tail that parses is whole.
-        if _parse_object(data[start:]) is not None:
+        if _parse_object(tail) is not None:
             self._write(b"\n")
             _log.warning("%s: completed the last line, which lacked its newline", self.path)
         else:
             os.ftruncate(self._fd, start)
-            _log.warning(
-                "%s: cut off a torn last line (%d bytes) of a writer that was killed", self.path, len(data) - start
-            )
+            _log.warning("%s: cut off a torn last line (%d bytes) of a writer that was killed", self.path, len(tail))
 
     def _read_keys(self) -> None:
         for number, record in self._parsed_lines():
@@ -166,6 +165,21 @@ class Ledger:
         except OSError:
             os.ftruncate(self._fd, size)
             raise
+
+
+def _last_line(fd: int) -> tuple[int, bytes]:
+    """Where the last line begins and what is there of it, if it lacks its newline; read backwards from the end."""
+    end = start = os.fstat(fd).st_size
+    tail = b""
+    while start > 0:
+        size = min(_BLOCK_BYTES, start)
+        start -= size
+        block = os.pread(fd, size, start)
+        cut = block.rfind(b"\n")
+        tail = block[cut + 1 :] + tail
+        if cut >= 0:
+            break
+    return end - len(tail), tail
 
 
 def _parse_object(line: bytes) -> dict[str, Any] | None:

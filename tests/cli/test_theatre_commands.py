@@ -14,6 +14,7 @@ from avocet.cli import main
 from avocet.cli.demo import page_findings
 from avocet.theatre.judge import judge
 from avocet.theatre.language import INSTRUCTIONS, reference_caption
+from avocet.theatre.questions import make_questions, open_questions
 from avocet.theatre.script import make_script
 from avocet.training.data import read_examples
 
@@ -66,6 +67,27 @@ def test_make_writes_training_examples(tmp_path: Path, capsys: pytest.CaptureFix
         assert len(example.events) == len(script.events)
         speech = [event.utterance for event in script.events if event.kind == "speech"]
         assert [turn["text"] for turn in example.dialogue] == speech
+
+
+@pytest.mark.parametrize("answers", ["words", "letter"])
+def test_make_writes_questions(tmp_path: Path, answers: str) -> None:
+    file = tmp_path / "data" / "qa.jsonl"
+    options = ["--questions", str(file), *(["--answers", answers] if answers == "letter" else [])]
+    assert main(["theatre", "make", "--num-clips", "2", "--seed", "3", "--out", str(tmp_path / "clips"), *options]) == 0
+    found = read_examples(file)
+    assert not found.rejected
+    expected = [
+        (f"theatre-1-{seed}", *pair)
+        for seed in (3, 4)
+        for pair in (
+            [(one.text, one.letter) for one in make_questions(make_script(seed, 1))]
+            if answers == "letter"
+            else [(one.question, one.right_option) for one in open_questions(make_script(seed, 1))]
+        )
+    ]
+    assert [(one.clip.id, one.instruction, one.target) for one in found.examples] == expected
+    assert {one.task for one in found.examples} == {"qa"}
+    assert Path(found.examples[0].clip.path).resolve() == tmp_path / "clips" / "theatre-1-3.mp4"
 
 
 def test_wrong_levels_and_counts_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from avocet.errors import ConfigError
-from avocet.judging._limits import CostCeiling, Pace, Pause
 from avocet.judging._transport import retry_after_seconds
+from avocet.judging.limits import CostCeiling, Pace, Pause
 
 
 class Clock:

@@ -9,7 +9,7 @@ import pytest
 from avocet.errors import RecordError
 from avocet.theatre import make_script, world
 from avocet.theatre._phrases import MOTION_PHRASES, clauses, with_article
-from avocet.theatre.questions import LETTERS, Question, make_questions
+from avocet.theatre.questions import LETTERS, Question, make_questions, open_questions
 from avocet.theatre.script import Script
 
 
@@ -61,6 +61,21 @@ def test_exactly_one_option_is_right(level: int) -> None:
     assert set(kinds) == expected
     assert min(kinds.values()) > 50
     assert max(answers.values()) < 1.2 * min(answers.values())
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_open_questions_have_one_answer_without_options(level: int) -> None:
+    kinds: collections.Counter[str] = collections.Counter()
+    for seed in range(300):
+        script = make_script(seed, level)
+        asked = open_questions(script, seed)
+        assert len({question.question for question in asked}) == len(asked)
+        for question in asked:
+            assert right_options(script, question) == {question.right_option}, question
+            kinds[question.kind] += 1
+    expected = {"colour", "motion", "sound", "speaker", "screen"} | ({"scene"} if level == 2 else set())
+    assert set(kinds) == expected
+    assert min(kinds.values()) > 50
 
 
 def test_same_seed_same_questions() -> None:

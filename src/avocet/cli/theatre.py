@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from avocet.captioning.formats import clock
 
 if TYPE_CHECKING:
+    from avocet.records import ClipRef, TrainingExample
     from avocet.theatre.script import Event, Script
 
 
@@ -26,6 +27,8 @@ def make(
     workers: int = 2,
     examples: Path | None = None,
     captions: Literal["reference", "teacher"] = "reference",
+    questions: Path | None = None,
+    answers: Literal["words", "letter"] = "words",
 ) -> int:
     """Stage clips to mp4 and write what is true about them.
 
@@ -39,6 +42,10 @@ def make(
             train on later ones.
         captions: What the examples say: the truth, or what a teacher with faults would write (events left out, some
             told wrongly, sentences repeated).
+        questions: Also write questions about the clips with their true answers, as examples of the task qa, to this
+            JSONL file.
+        answers: "words": questions with one right answer, in words; "letter": four options each, the answer is the
+            letter of one.
     """
     from avocet.errors import ConfigError
     from avocet.evaluation.benchmarks.theatre_staging import stage_scripts
@@ -51,16 +58,21 @@ def make(
     lines = [truth_line(script, path.name) + "\n" for script, path in zip(scripts, paths, strict=True)]
     (out / "truth.jsonl").write_text("".join(lines), encoding="utf-8")
     print(f"{num_clips} clips and truth.jsonl are in {out}")
+    staged = list(zip(scripts, paths, strict=True))
     if examples is not None:
-        examples.parent.mkdir(parents=True, exist_ok=True)
         write = caption_writer(captions)
-        lines = [
-            example_line(script, path, examples, write(script)) + "\n"
-            for script, path in zip(scripts, paths, strict=True)
-        ]
-        examples.write_text("".join(lines), encoding="utf-8")
-        print(f"{num_clips} training examples are in {examples}")
+        told = [caption_example(script, path, examples, write(script)) for script, path in staged]
+        _write_examples(examples, told, "training examples")
+    if questions is not None:
+        asked = [one for script, path in staged for one in question_examples(script, path, questions, answers)]
+        _write_examples(questions, asked, "questions")
     return 0
+
+
+def _write_examples(file: Path, examples: Sequence[TrainingExample], what: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{example.to_json_line()}\n" for example in examples), encoding="utf-8")
+    print(f"{len(examples)} {what} are in {file}")
 
 
 def show(seed: Annotated[Positional[int], arg(metavar="SEED")], level: int = 1, num_captions: int = 3) -> int:
@@ -146,20 +158,24 @@ def caption_writer(captions: str) -> Callable[[Script], str]:
     return teacher_caption if captions == "teacher" else reference_caption
 
 
-def example_line(script: Script, clip: Path, file: Path, target: str) -> str:
-    """A `TrainingExample` of a staged script as one line of JSON for `file`, from whose folder the clip is named."""
-    from avocet.records import ClipRef, TrainingExample
+def staged_clip(script: Script, clip: Path, file: Path) -> ClipRef:
+    """A staged script as examples in `file` name it: by its path from there."""
+    from avocet.records import ClipRef
+
+    path = Path(os.path.relpath(clip, file.parent)).as_posix()
+    return ClipRef(id=script.id, path=path, meta={"theatre": {"seed": script.seed, "level": script.level}})
+
+
+def caption_example(script: Script, clip: Path, file: Path, target: str) -> TrainingExample:
+    """A caption of a staged script, with all that rewards and judges need, for `file`."""
+    from avocet.records import TrainingExample
     from avocet.rewards.exact import script_checklist
     from avocet.theatre.language import INSTRUCTIONS
 
     wordings = INSTRUCTIONS["caption"]
     speech = [event for event in script.events if event.kind == "speech"]
-    example = TrainingExample(
-        clip=ClipRef(
-            id=script.id,
-            path=Path(os.path.relpath(clip, file.parent)).as_posix(),
-            meta={"theatre": {"seed": script.seed, "level": script.level}},
-        ),
+    return TrainingExample(
+        clip=staged_clip(script, clip, file),
         task="caption",
         instruction=wordings[script.seed % len(wordings)],
         target=target,
@@ -167,4 +183,16 @@ def example_line(script: Script, clip: Path, file: Path, target: str) -> str:
         checklist=tuple(keypoint.text for keypoint in script_checklist(script)),
         dialogue=tuple({"speaker": event.speaker, "text": event.utterance} for event in speech),
     )
-    return example.to_json_line()
+
+
+def question_examples(script: Script, clip: Path, file: Path, answers: str) -> list[TrainingExample]:
+    """Questions about a staged script, for `file`, with answers in words or as letters of options."""
+    from avocet.records import TrainingExample
+    from avocet.theatre.questions import make_questions, open_questions
+
+    if answers == "letter":
+        asked = [(question.text, question.letter) for question in make_questions(script)]
+    else:
+        asked = [(question.question, question.right_option) for question in open_questions(script)]
+    where = staged_clip(script, clip, file)
+    return [TrainingExample(clip=where, task="qa", instruction=text, target=answer) for text, answer in asked]

@@ -26,7 +26,7 @@ from avocet.curation._stage_books import Books, Look, Outputs, Tried
 from avocet.curation._stage_types import CurationStage, Progress, StageSummary, look_key
 from avocet.curation.manifest import ManifestClip
 from avocet.curation.outcomes import Failed, Outcome
-from avocet.curation.stage import _Tally
+from avocet.curation.stage import Tally
 from avocet.errors import AvocetError, ConfigError, MissingExtraError, RecordError
 from avocet.records import Record
 
@@ -77,7 +77,7 @@ class RayRunner:
                 f"{workers}, {max_attempts} and {retry_wait_seconds}"
             )
         began = time.monotonic()
-        tally = _Tally(stage)
+        tally = Tally(stage)
         looker = (stage, workers, max_attempts, retry_wait_seconds)
         with Books(Path(folder)) as books, Outputs(Path(folder)) as outputs:
             with contextlib.closing(self._in_order(stage, clips, books, looker)) as finished:

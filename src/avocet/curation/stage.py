@@ -70,7 +70,7 @@ def run_stage(
             f"{workers}, {max_attempts} and {retry_wait_seconds}"
         )
     began = time.monotonic()
-    tally = _Tally(stage)
+    tally = Tally(stage)
     with Books(Path(folder)) as books, Outputs(Path(folder)) as outputs:
         looks = _Looks(stage, books, workers, max_attempts, retry_wait_seconds)
         with contextlib.closing(looks.in_order(clips)) as finished:
@@ -203,7 +203,7 @@ class _Looks:
         self._running.clear()
 
 
-class _Tally:
+class Tally:
     """Counts what has gone through."""
 
     def __init__(self, stage: CurationStage) -> None:

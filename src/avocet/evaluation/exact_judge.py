@@ -7,15 +7,21 @@ whatever runs, resumes, reports or calibrates judges can be tried on it without 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import ClassVar
 
 from avocet import __version__
+from avocet.errors import ConfigError
 from avocet.judging.judge import Judge
 from avocet.metrics import EventFindings
-from avocet.records import Record, Verdict
+from avocet.records import Record, TrainingExample, Verdict
 from avocet.theatre.judge import judge as judge_exactly
-from avocet.theatre.script import Script
+from avocet.theatre.language import local_script
+from avocet.theatre.script import Script, make_script
+
+THEATRE_KEY = "theatre"
+"""Field of `ClipRef.meta` of staged clips: {"seed": ..., "level": ...}, and optionally "see" and "hear"."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,30 @@ class TheatreCaption(Record):
     """False for a copy of the clip without its picture, whose captions are judged without the events seen there."""
     hear: bool = True
     """False for a copy without its sound."""
+
+
+def staged_caption(example: TrainingExample, caption: str) -> TheatreCaption:
+    """`caption` with the script of the example's clip, cut to the example's interval if it has one.
+
+    Raises `ConfigError` for a clip that does not say which script it stages.
+    """
+    facts = example.clip.meta.get(THEATRE_KEY)
+    if not isinstance(facts, dict) or not {"seed", "level"} <= facts.keys():
+        raise ConfigError(
+            f"clip {example.clip.id!r} is not from the theatre: its meta has no {THEATRE_KEY!r} with seed and level, "
+            "so it cannot be judged exactly; give a judge"
+        )
+    script = _script(int(facts["seed"]), int(facts["level"]))
+    start, end = example.start_seconds, example.end_seconds
+    if start is not None or end is not None:
+        script = local_script(script, start or 0.0, script.duration_seconds if end is None else end)
+    return TheatreCaption(
+        clip_id=example.clip.id,
+        caption=caption,
+        script=script,
+        see=bool(facts.get("see", True)),
+        hear=bool(facts.get("hear", True)),
+    )
 
 
 class ExactEventJudge(Judge[TheatreCaption]):
@@ -69,3 +99,8 @@ def exact_findings(caption: str, script: Script, *, see: bool = True, hear: bool
 def event_texts(script: Script) -> tuple[str, ...]:
     """The events of a script as the judge names them: what an event judge gets as the list of the clip's events."""
     return exact_findings("", script).missed
+
+
+@functools.lru_cache(maxsize=4096)
+def _script(seed: int, level: int) -> Script:
+    return make_script(seed, level)

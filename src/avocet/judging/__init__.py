@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from avocet.judging.judge import Examination, Job, Judge, LlmJudge, Unscorable
     from avocet.judging.letters import read_letter
+    from avocet.judging.limits import CostCeiling
     from avocet.judging.messages import (
         AudioPart,
         CallParameters,
@@ -105,6 +106,7 @@ _NAMES_OF_MODULES = {
         "SplitEvent",
     ),
     "letters": ("read_letter",),
+    "limits": ("CostCeiling",),
     "qa": (
         "CaptionQaJudge",
         "CaptionQuestions",
@@ -164,6 +166,7 @@ __all__ = [
     "ChoiceQuestion",
     "ClientSettings",
     "CompletenessJudge",
+    "CostCeiling",
     "DescribedClip",
     "DialogueCaption",
     "DialogueExtractor",

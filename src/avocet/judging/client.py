@@ -28,11 +28,11 @@ from types import TracebackType
 
 from avocet.errors import ConfigError
 from avocet.judging._books import Books, Call
-from avocet.judging._limits import CostCeiling, Pace, Pause
 from avocet.judging._transport import DEFAULT_BASE_URL, AttemptFailed, Refused, ServerReply, Transport, Turn
 from avocet.judging.cache import ReplyCache
 from avocet.judging.costs import Price, RunSummary, Usage, find_price
 from avocet.judging.errors import CallFailed, JudgeStop, NotSent
+from avocet.judging.limits import CostCeiling, Pace, Pause
 from avocet.judging.messages import ChatRequest, Reply
 from avocet.records import Record
 
@@ -89,6 +89,7 @@ class JudgeClient:
         cache: where replies are looked up and kept; without one every question is sent.
         price: overrides the price table.
         max_cost_usd: ceiling on what this client may spend; needs a known price.
+        ceiling: in place of that, one that clients on the same event loop share.
         dry_run: send nothing; `complete` raises `NotSent` for what is not in the cache, and the summary says how many
             calls, tokens and dollars it would have been.
 
@@ -106,20 +107,24 @@ class JudgeClient:
         cache: ReplyCache | None = None,
         price: Price | None = None,
         max_cost_usd: float | None = None,
+        ceiling: CostCeiling | None = None,
         dry_run: bool = False,
     ) -> None:
+        if max_cost_usd is not None and ceiling is not None:
+            raise ConfigError("give max_cost_usd or a ceiling that is shared, not both")
         self.model = model
         self.settings = settings or ClientSettings()
         self.base_url, self._api_key = _server(base_url, api_key, dry_run)
         self.cache = cache
         self.price = price or find_price(model)
         self.dry_run = dry_run
-        if max_cost_usd is not None and self.price is None:
+        self.ceiling = ceiling or CostCeiling(max_usd=max_cost_usd)
+        """What this client may spend, alone or together with others."""
+        if self.ceiling.max_usd is not None and self.price is None:
             raise ConfigError(
                 f"the price of {model!r} is not known, so a cost ceiling cannot hold; give --price IN,OUT"
             )
         self._books = Books(model, self.price, cache)
-        self._ceiling = CostCeiling(max_usd=max_cost_usd)
         self._request_pace = Pace(self.settings.requests_per_minute, time.monotonic)
         self._token_pace = Pace(self.settings.tokens_per_minute, time.monotonic)
         self._pause = Pause(time.monotonic)
@@ -233,7 +238,7 @@ class JudgeClient:
         at_most = self._books.usage_at_most(request)
         num_tokens = at_most.prompt_tokens + at_most.completion_tokens
         at_most_usd = self._at_most_usd(call, at_most)
-        await self._ceiling.reserve(at_most_usd)
+        await self.ceiling.reserve(at_most_usd)
         call.num_attempts += 1
         spent_usd = 0.0
 
@@ -258,11 +263,11 @@ class JudgeClient:
                 call.possible_usd += at_most_usd
             raise
         finally:
-            self._ceiling.settle(at_most_usd, spent_usd)
+            self.ceiling.settle(at_most_usd, spent_usd)
 
     def _at_most_usd(self, call: Call, at_most: Usage) -> float:
         cost_usd = self._books.cost_usd(at_most)
-        if cost_usd is None and self._ceiling.max_usd is not None:
+        if cost_usd is None and self.ceiling.max_usd is not None:
             raise CallFailed(
                 "rejected",
                 f"the price of a prompt of about {at_most.prompt_tokens:,} tokens is not known, so the cost ceiling "

@@ -13,7 +13,6 @@ the caption tells them as simultaneous.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import Any, ClassVar
 
 from avocet import __version__
 from avocet.errors import ConfigError
-from avocet.evaluation.exact_judge import TheatreCaption, event_texts
+from avocet.evaluation.exact_judge import TheatreCaption, event_texts, staged_caption
 from avocet.judging.checklist import ChecklistFindings, Dimension, Keypoint
 from avocet.judging.dialogue import DialogueFindings
 from avocet.judging.judge import Judge
@@ -32,12 +31,9 @@ from avocet.rewards.items import RewardItem, Unscored
 from avocet.rewards.judged import NO_KEYPOINTS
 from avocet.rewards.sound_binding import BindingFindings
 from avocet.theatre.judge import judge as judge_exactly
-from avocet.theatre.language import HEARD_KINDS, local_script, perceivable
+from avocet.theatre.language import HEARD_KINDS, perceivable
 from avocet.theatre.parser import parse_caption
-from avocet.theatre.script import Event, EventKind, Script, make_script
-
-THEATRE_KEY = "theatre"
-"""Field of `ClipRef.meta` of staged clips: {"seed": ..., "level": ...}, and optionally "see" and "hear"."""
+from avocet.theatre.script import Event, EventKind, Script
 
 _DIMENSIONS: dict[EventKind, Dimension] = {
     "visual": "action",
@@ -49,22 +45,8 @@ _DIMENSIONS: dict[EventKind, Dimension] = {
 
 
 def theatre_item(item: RewardItem) -> TheatreCaption:
-    """The caption with the script of its clip, cut to the example's interval if it has one.
-
-    Raises `ConfigError` for a clip that does not say which script it stages.
-    """
-    facts = item.example.clip.meta.get(THEATRE_KEY)
-    if not isinstance(facts, dict) or not {"seed", "level"} <= facts.keys():
-        raise ConfigError(
-            f"clip {item.clip_id!r} is not from the theatre: its meta has no {THEATRE_KEY!r} with seed and level, so "
-            "it cannot be judged exactly; give a judge"
-        )
-    script = _script(int(facts["seed"]), int(facts["level"]))
-    start, end = item.example.start_seconds, item.example.end_seconds
-    if start is not None or end is not None:
-        script = local_script(script, start or 0.0, script.duration_seconds if end is None else end)
-    see, hear = bool(facts.get("see", True)), bool(facts.get("hear", True))
-    return TheatreCaption(clip_id=item.example.clip.id, caption=item.text, script=script, see=see, hear=hear)
+    """See `staged_caption`."""
+    return staged_caption(item.example, item.text)
 
 
 def theatre_checklist_item(item: RewardItem) -> TheatreCaption | Unscored:
@@ -228,8 +210,3 @@ def _told_at_once(caption: str, script: Script, first: int, second: int) -> bool
 
 def _as_json(record: Record) -> dict[str, Any]:
     return dict(json.loads(record.to_json_line()))
-
-
-@functools.lru_cache(maxsize=4096)
-def _script(seed: int, level: int) -> Script:
-    return make_script(seed, level)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
@@ -45,6 +46,11 @@ class Question(Record):
         return " ".join([self.question, *(text if text.endswith('"') else f"{text}." for text in marked)])
 
     @property
+    def right_option(self) -> str:
+        """The right answer in words."""
+        return self.options[self.answer]
+
+    @property
     def letter(self) -> str:
         """The right answer as a letter."""
         return LETTERS[self.answer]
@@ -64,6 +70,14 @@ def make_questions(script: Script, seed: int = 0) -> list[Question]:
         _about_simultaneity(script, rng),
     )
     return [question for question in found if question is not None]
+
+
+def open_questions(script: Script, seed: int = 0) -> list[Question]:
+    """Those of `make_questions` that have exactly one answer even when no options are given."""
+    questions = make_questions(script, seed)
+    counts = Counter(question.kind for question in questions)
+    alone = {kind for kind in ("sound", "screen", "scene") if counts[kind] == 1}
+    return [question for question in questions if question.kind in {"colour", "motion", "speaker", *alone}]
 
 
 def question_vocabulary() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ from avocet.errors import ConfigError
 from avocet.evaluation.exact_judge import ExactEventJudge
 from avocet.models.registry import load_model
 from avocet.records import ClipRef, Failure, Sampling, TrainingExample
-from avocet.theatre.language import reference_caption
+from avocet.theatre.language import local_script, reference_caption
 from avocet.theatre.script import make_script
 from avocet.theatre.stage import stage
 from avocet.training.finetune.config import ReadSettings
@@ -100,6 +101,21 @@ class TestScoring:
         assert scores[2].repetition_rate == 1.0  # everything is said twice
         assert scores[2].hall > 0
         assert (tmp_path / "verdicts.jsonl").exists()
+
+    def test_local_captions_are_judged_by_what_happens_in_their_interval(self) -> None:
+        script = make_script(5, 1)
+        middle = script.duration_seconds / 2
+        whole = self.theatre_example(5)
+        parts = [
+            dataclasses.replace(whole, task="local_caption", start_seconds=start, end_seconds=end)
+            for start, end in ((0.0, middle), (middle, script.duration_seconds))
+        ]
+        told = [reference_caption(local_script(script, start, end)) for start, end in ((0.0, middle), (middle, 1e3))]
+        candidates = [Candidates(key=example_key(part), captions=captions(*told)) for part in parts]
+        first, second = CaptionScorer(ExactEventJudge(), theatre_item).score(parts, candidates)
+        assert (first[0].error_rate, second[1].error_rate) == (0.0, 0.0)
+        assert first[1].error_rate > 0
+        assert second[0].error_rate > 0
 
     def test_examples_must_say_what_the_judge_needs(self) -> None:
         with pytest.raises(ConfigError, match="no events"):

@@ -6,23 +6,27 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from avocet.errors import ConfigError
 from avocet.evaluation.exact_judge import ExactEventJudge
+from avocet.models.interface import Completion
 from avocet.models.registry import load_model
-from avocet.records import Sampling
+from avocet.records import ClipRef, Sampling
 from avocet.theatre.language import reference_caption
 from avocet.theatre.script import make_script
 from avocet.theatre.stage import stage
 from avocet.training.data import DataSource
+from avocet.training.data.examples import read_examples
 from avocet.training.finetune import BatchSettings, FineTuneOptimizer, LoraSettings, ReadSettings
+from avocet.training.finetune.inputs import ClipReader
 from avocet.training.mrdpo import driver
 from avocet.training.mrdpo.config import MrDpo
 from avocet.training.mrdpo.driver import dry_run, run_mrdpo
-from avocet.training.mrdpo.gate import HeldOutScores, StopRules, gate
+from avocet.training.mrdpo.gate import HeldOutScores, StopRules, evaluate_held_out, gate
 from avocet.training.mrdpo.scoring import CaptionScorer, theatre_item
 from avocet.training.pairs import RoundThresholds, Thresholds
 
@@ -164,6 +168,40 @@ def test_direct_adapter_goes_on_where_it_was(plan: MrDpo, scorer: CaptionScorer,
     config = json.loads((tmp_path / "round-2" / "dpo" / "run.json").read_text())["config"]
     assert config["model"] == plan.model
     assert config["initial"].endswith("round-1/dpo/checkpoint-2")
+
+
+def test_held_out_questions_are_answered_once_and_counted(
+    clips: Path, tiny_model_folder: Path, scorer: CaptionScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(str(tiny_model_folder), device="cpu", dtype="float32").model
+    caption = read_examples(clips / "held_out.jsonl").examples[0]
+    question = dataclasses.replace(caption, task="qa", instruction="Which sound is heard?", target="a bell")
+    other = dataclasses.replace(question, target="a dog")
+    gone = dataclasses.replace(question, clip=ClipRef(id="gone", path=str(tmp_path / "gone.mp4")))
+    generate, calls = model.generate, []
+
+    def ring(*arguments: Any) -> list[list[Completion]]:
+        calls.append(arguments)
+        return [[dataclasses.replace(one, text="A bell.") for one in some] for some in generate(*arguments)]
+
+    monkeypatch.setattr(model, "generate", ring)
+    reader = ClipReader(model, ReadSettings(num_workers=0))
+    try:
+        for _ in range(2):  # one batch of captions, one of questions; what was answered is not asked again
+            scores = evaluate_held_out(
+                model,
+                reader,
+                [caption, question, other, gone],
+                scorer,
+                tmp_path / "gate",
+                max_new_tokens=6,
+                batch_size=2,
+            )
+            assert scores.qa_accuracy == 0.5  # of the two that could be read
+            assert (scores.num_questions, scores.num_captions, scores.num_failed) == (3, 1, 1)
+            assert len(calls) == 2
+    finally:
+        reader.close()
 
 
 def test_dry_run_counts(plan: MrDpo, tmp_path: Path) -> None:

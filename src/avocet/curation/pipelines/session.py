@@ -16,11 +16,12 @@ from avocet.curation.outcomes import Cost
 from avocet.curation.pipelines.completeness import ClientFusionJudge
 from avocet.curation.teachers import Role, Teacher, Teachers, load_teachers
 from avocet.curation.teachers.bindings import TeacherOptions
-from avocet.curation.teachers.endpoint import EndpointTeacher, LoopThread, SharedCeilingClient
+from avocet.curation.teachers.endpoint import EndpointTeacher, LoopThread
 from avocet.judging.cache import ReplyCache
-from avocet.judging.client import ClientSettings
+from avocet.judging.client import ClientSettings, JudgeClient
 from avocet.judging.completeness import FusedCaption
 from avocet.judging.costs import Price
+from avocet.judging.limits import CostCeiling
 from avocet.judging.messages import CallParameters
 from avocet.records import Verdict
 
@@ -115,20 +116,20 @@ class LazyJudge:
         settings = self._settings
         cache = None if settings.cache is None else ReplyCache(settings.cache)
         self._own += [cache] if cache is not None else []
-        client = SharedCeilingClient(
+        loaded = self._teachers.loaded
+        served = [one for role in loaded.roles if isinstance(one := loaded[role], EndpointTeacher)]
+        if served:
+            # A ceiling belongs to one event loop, so the judge works on that of the teachers.
+            loop, ceiling = served[0].loop, served[0].client.ceiling
+        else:
+            loop, ceiling = LoopThread(), CostCeiling(max_usd=settings.max_cost_usd)
+            self._own.append(loop)
+        client = JudgeClient(
             settings.model,
             base_url=settings.base_url,
             settings=settings.client,
             cache=cache,
             price=settings.price,
-            max_cost_usd=settings.max_cost_usd,
+            ceiling=ceiling,
         )
-        loaded = self._teachers.loaded
-        served = [one for role in loaded.roles if isinstance(one := loaded[role], EndpointTeacher)]
-        if served:
-            # A ceiling belongs to one event loop, so the judge works on that of the teachers.
-            client.share_ceiling(served[0].client._ceiling)
-            return ClientFusionJudge(client, served[0]._loop, parameters=settings.parameters)
-        loop = LoopThread()
-        self._own.append(loop)
         return ClientFusionJudge(client, loop, parameters=settings.parameters)

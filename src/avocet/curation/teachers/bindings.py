@@ -17,14 +17,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from avocet.curation.teachers.endpoint import EndpointTeacher, LoopThread, SharedCeilingClient
+from avocet.curation.teachers.endpoint import EndpointTeacher, LoopThread
 from avocet.curation.teachers.media_parts import MediaSettings
 from avocet.curation.teachers.roles import ROLES, Role, Teacher, Teachers, how_to_bind
 from avocet.errors import ConfigError
-from avocet.judging._limits import CostCeiling
 from avocet.judging.cache import ReplyCache
-from avocet.judging.client import ClientSettings
+from avocet.judging.client import ClientSettings, JudgeClient
 from avocet.judging.costs import Price
+from avocet.judging.limits import CostCeiling
 from avocet.judging.messages import CallParameters
 from avocet.records import Sampling
 
@@ -140,19 +140,17 @@ class _Loader:
         options = self._options
         loop = self._once("loop", self._start_loop)
 
-        def connect() -> SharedCeilingClient:
+        def connect() -> JudgeClient:
             price = options.price.get(model) if isinstance(options.price, Mapping) else options.price
-            client = SharedCeilingClient(
+            return JudgeClient(
                 model,
                 base_url=url,
                 api_key=options.api_key,
                 settings=options.settings,
                 cache=self._cache,
                 price=price,
-                max_cost_usd=options.max_cost_usd,
+                ceiling=self._ceiling,
             )
-            client.share_ceiling(self._ceiling)
-            return client
 
         return EndpointTeacher(
             self._once(f"client {model}@{url}", connect),

@@ -21,7 +21,6 @@ from avocet.curation.teachers.media_parts import MediaParts, MediaSettings, medi
 from avocet.curation.teachers.replies import check_task, render_prompt, reply_schema
 from avocet.curation.teachers.roles import Answer, Preview, TeacherError, TeacherTask
 from avocet.errors import ConfigError
-from avocet.judging._limits import CostCeiling
 from avocet.judging.client import JudgeClient
 from avocet.judging.costs import Usage
 from avocet.judging.errors import CallFailed
@@ -73,14 +72,6 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class SharedCeilingClient(JudgeClient):
-    """A client whose ceiling of costs is one with that of other clients on the same event loop."""
-
-    def share_ceiling(self, ceiling: CostCeiling) -> None:
-        """What any of the clients spends counts for all of them; to be called before the first question."""
-        self._ceiling = ceiling
 
 
 class EndpointTeacher:

@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from avocet.errors import ConfigError
-from avocet.judging.errors import ParseError
-from avocet.judging.letters import read_letter
+from avocet.judging.answers import agrees
 from avocet.metrics import is_collapsed, mean_with_error, share
 from avocet.records import Record, Sampling, TrainingExample
 from avocet.training.finetune.inputs import ClipReader
-from avocet.training.mrdpo.records import Candidates, CaptionScore
+from avocet.training.mrdpo.records import Candidates, CaptionScore, example_key
 from avocet.training.mrdpo.sampling import SamplingModel, sample_captions
 from avocet.training.mrdpo.scoring import CaptionScorer
-
-_LETTERS = ("A", "B", "C", "D")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,11 +36,12 @@ class HeldOutScores(Record):
     words: float | None
     """Mean number of words of a caption."""
     qa_accuracy: float | None
-    """Of held-out questions, answered directly; None without any."""
+    """Of the held-out questions whose clip could be read, answered directly (`avocet.judging.answers`); None without
+    any."""
     num_captions: int
     num_unscored: int
     num_failed: int
-    """Clips that could not be read."""
+    """Captions and answers that are missing, because their clip could not be read."""
     num_questions: int
 
 
@@ -99,10 +97,19 @@ def evaluate_held_out(
         batch_size=batch_size,
     )
     scores = [row[0] for row in scorer.score(captions, told, folder)]
-    right = [
-        answer for example in questions if (answer := _is_right(model, reader, example, max_new_tokens)) is not None
-    ]
-    return summarise(told, scores, right, len(failures), len(questions))
+    numbered = [_numbered(example, number) for number, example in enumerate(questions)]
+    answers, unreadable = sample_captions(
+        model,
+        reader,
+        numbered,
+        folder / "answers.jsonl",
+        samples_per_clip=1,
+        sampling=sampling,
+        batch_size=batch_size,
+    )
+    expected = {example_key(example): example.target for example in numbered}
+    right = [agrees(one.captions[0].text, expected[one.key]) for one in answers]
+    return summarise(told, scores, right, len(failures) + len(unreadable), len(questions))
 
 
 def summarise(
@@ -161,20 +168,11 @@ def gate(scores: HeldOutScores, first: HeldOutScores, best: HeldOutScores, rules
     return GateDecision(decision="refused" if reasons else "kept", reasons=tuple(reasons))
 
 
-def _is_right(model: SamplingModel, reader: ClipReader, example: TrainingExample, max_new_tokens: int) -> bool | None:
-    """Whether the model's answer takes the right choice; None when the clip cannot be read."""
-    from avocet.training.finetune.module import Item
-
-    item = reader.read([(0, example)])[0]
-    if not isinstance(item, Item):
-        return None
-    with model.evaluating():
-        prefix = model.encode([item.prompt])
-    reply = model.generate(prefix, 1, Sampling(max_new_tokens=max_new_tokens))[0][0].text
-    try:
-        return read_letter(reply, _LETTERS) == read_letter(example.target, _LETTERS)
-    except ParseError:
-        return False  # no choice was taken, which is the model's failure
+def _numbered(question: TrainingExample, number: int) -> TrainingExample:
+    """With an id of its own: a clip may have many questions."""
+    return dataclasses.replace(
+        question, clip=dataclasses.replace(question.clip, id=f"{question.clip.id}|question {number}")
+    )
 
 
 def _number(value: float) -> float | None:

@@ -8,24 +8,21 @@ Verdicts are collected as in `avocet evaluate`: in a ledger, resumable, unscored
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from avocet.errors import ConfigError
-from avocet.evaluation.exact_judge import TheatreCaption
+from avocet.evaluation.exact_judge import TheatreCaption, staged_caption
 from avocet.evaluation.verdicts import Case, collect_verdicts
 from avocet.judging.calibration import event_findings
 from avocet.judging.events import CaptionWithEvents
 from avocet.judging.judge import Judge
 from avocet.metrics import is_unnatural, repetition_rate
 from avocet.records import TrainingExample, Verdict
-from avocet.theatre.script import make_script
 from avocet.training.mrdpo.records import Candidates, CaptionScore, example_key
-
-THEATRE_KEY = "theatre"
-"""Field of `ClipRef.meta` of staged clips: {"seed": ..., "level": ...}."""
 
 ItemOf = Callable[[TrainingExample, str], Any]
 """From an example and a caption to what the judge gets."""
@@ -41,14 +38,8 @@ def item_with_events(example: TrainingExample, caption: str) -> CaptionWithEvent
 
 
 def theatre_item(example: TrainingExample, caption: str) -> TheatreCaption:
-    """For the exact judge. Raises `ConfigError` for a clip that does not say which script it stages."""
-    facts = example.clip.meta.get(THEATRE_KEY)
-    if not isinstance(facts, dict) or not {"seed", "level"} <= facts.keys():
-        raise ConfigError(
-            f"clip {example.clip.id!r} is not from the theatre: its meta has no {THEATRE_KEY!r} with seed and level"
-        )
-    script = make_script(int(facts["seed"]), int(facts["level"]))
-    return TheatreCaption(clip_id=example_key(example), caption=caption, script=script)
+    """For the exact judge: see `staged_caption`."""
+    return dataclasses.replace(staged_caption(example, caption), clip_id=example_key(example))
 
 
 class CaptionScorer:
