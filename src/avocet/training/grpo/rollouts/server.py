@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import shutil
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +23,8 @@ from typing import Any, Literal
 from avocet.errors import ConfigError
 from avocet.models.interface import Prompt
 from avocet.records import ClipRef, Record, Sampling
-from avocet.training.grpo.rollouts.base import (
-    Inspection,
-    Rollout,
-    RolloutError,
-    WeightUpdate,
-    check_request,
-    check_some_left,
-)
+from avocet.training.grpo.rollouts.base import Rollout, RolloutError, check_request
+from avocet.training.grpo.rollouts.copies import Asked, CopyEngine
 from avocet.training.grpo.rollouts.http_calls import HttpCalls
 from avocet.training.grpo.rollouts.media import (
     NotSendable,
@@ -43,7 +36,7 @@ from avocet.training.grpo.rollouts.media import (
     wav,
 )
 from avocet.training.grpo.rollouts.replies import Rejected, read_choice
-from avocet.training.grpo.rollouts.weights import DTYPES, write_adapter, write_merged
+from avocet.training.grpo.rollouts.weights import DTYPES
 
 Dialect = Literal["vllm", "sglang", "openai"]
 MediaForm = Literal["lossless", "path", "url"]
@@ -135,7 +128,7 @@ class ServerSettings(Record):
         return self.base_url.rstrip("/").removesuffix("/v1")
 
 
-class ServerEngine:
+class ServerEngine(CopyEngine):
     """`RolloutEngine` of a server.
 
     Args:
@@ -145,12 +138,10 @@ class ServerEngine:
     """
 
     def __init__(self, settings: ServerSettings, model: Any, *, api_key: str | None = None) -> None:
-        self.name = f"server:{settings.model}@{settings.base_url}"
-        self.rejections: Counter[str] = Counter()
+        name = f"server:{settings.model}@{settings.base_url}"
+        super().__init__(name, settings, model, keep_versions=settings.keep_versions)
         self.settings = settings
-        self._model = model
         self._served = settings.model
-        self._version: int | None = None
         self._calls = HttpCalls(
             settings.root,
             api_key or "none",
@@ -160,59 +151,13 @@ class ServerEngine:
             backoff_cap_seconds=settings.backoff_cap_seconds,
         )
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        clips: Sequence[ClipRef],
-        instructions: Sequence[str],
-        n: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[list[Rollout]]:
-        """See `RolloutEngine.sample`. Also raises `MediaError` for a clip that cannot be read any more."""
-        groups = [group for group, _ in self._ask_all(prompts, clips, instructions, n, sampling, seeds)]
-        check_some_left(groups, n * len(prompts), self.rejections, self.name)
-        return groups
-
-    def inspect(
-        self,
-        prompts: Sequence[Prompt],
-        clips: Sequence[ClipRef],
-        instructions: Sequence[str],
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Inspection]:
-        """See `RolloutEngine.inspect`; prompt token ids come from vLLM."""
-        return [
-            Inspection(rollout=group[0] if group else None, prompt_token_ids=ids)
-            for group, ids in self._ask_all(prompts, clips, instructions, 1, sampling, seeds)
-        ]
-
-    def sync(self, weights: WeightUpdate) -> None:
-        """Write the weights and make the server use them; does nothing for the version that it has.
-
-        Raises `RolloutError` when the server refuses, and what `weights.write_merged` and `write_adapter` raise.
-        """
-        if weights.version == self._version:
-            return
-        folder = Path(self.settings.folder).absolute() / f"version-{weights.version:08d}"
-        before, self._version = self._version, None  # until it has worked, nothing must be sampled
-        shutil.rmtree(folder, ignore_errors=True)  # of the run before, if this one was resumed
-        if self.settings.sync == "merged":
-            write_merged(weights.model, folder, self.settings.dtype)
-            for call in self.settings.reload_calls:
-                self._reload(call, folder)
-        else:
-            write_adapter(weights.model, folder, self.settings.model, self.settings.adapter_renames)
-            self._swap_adapter(f"{self.settings.model}-{weights.version:08d}", folder, before)
-        self._version = weights.version
-        for old in sorted(folder.parent.glob("version-????????"))[: -self.settings.keep_versions]:
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
-
     def close(self) -> None:
         """Close the connections; the server goes on."""
         self._calls.close()
+
+    def _load_merged(self, folder: Path) -> None:
+        for call in self.settings.reload_calls:
+            self._reload(call, folder)
 
     def _reload(self, call: EndpointCall, folder: Path) -> None:
         reply = self._calls.post(call.path, _filled(call.body, str(folder)))
@@ -220,7 +165,8 @@ class ServerEngine:
         if '"success":false' in reply.replace(" ", "").lower():
             raise RolloutError(f"{self.settings.root}{call.path}: the server did not do it: {reply[:200]}")
 
-    def _swap_adapter(self, name: str, folder: Path, before: int | None) -> None:
+    def _load_adapter(self, folder: Path, version: int, before: int | None) -> None:
+        name = f"{self.settings.model}-{version:08d}"
         # In place, since an attempt that seemed lost may have loaded it.
         body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
         self._calls.post("/v1/load_lora_adapter", body)
@@ -236,7 +182,7 @@ class ServerEngine:
         n: int,
         sampling: Sampling,
         seeds: Sequence[int],
-    ) -> list[tuple[list[Rollout], tuple[int, ...] | None]]:
+    ) -> list[Asked]:
         check_request(prompts, clips, instructions, n, seeds)
         if self._version is None:
             raise ConfigError(f"{self.name} was never given the policy's weights; call sync first")

@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,18 +19,12 @@ from typing import Any, Literal
 from avocet.errors import ConfigError
 from avocet.models.interface import Prompt
 from avocet.records import ClipRef, Record, Sampling
-from avocet.training.grpo.rollouts.base import (
-    Inspection,
-    Rollout,
-    RolloutError,
-    WeightUpdate,
-    check_request,
-    check_some_left,
-)
+from avocet.training.grpo.rollouts.base import Rollout, RolloutError, check_request
+from avocet.training.grpo.rollouts.copies import Asked, CopyEngine
 from avocet.training.grpo.rollouts.media import NotSendable, SeenMedia, even_frames, processor_arguments, seen_media
 from avocet.training.grpo.rollouts.replies import Rejected, read_rollout
 from avocet.training.grpo.rollouts.server import THINKER_RENAMES
-from avocet.training.grpo.rollouts.weights import DTYPES, write_adapter, write_merged
+from avocet.training.grpo.rollouts.weights import DTYPES
 
 INSTALL = (
     "vLLM is not installed. It needs a GPU and brings its own PyTorch, so install it first, in its own environment "
@@ -71,7 +63,7 @@ class VllmSettings(Record):
             )
 
 
-class VllmOfflineEngine:
+class VllmOfflineEngine(CopyEngine):
     """`RolloutEngine` around `vllm.LLM`.
 
     Args:
@@ -83,11 +75,8 @@ class VllmOfflineEngine:
 
     def __init__(self, settings: VllmSettings, model: Any) -> None:
         self._vllm = _vllm()
-        self.name = f"vllm:{settings.model}"
-        self.rejections: Counter[str] = Counter()
+        super().__init__(f"vllm:{settings.model}", settings, model)
         self.settings = settings
-        self._model = model
-        self._version: int | None = None
         self._adapter: Any = None
         self._asleep = False
         arguments: dict[str, Any] = {
@@ -104,70 +93,27 @@ class VllmOfflineEngine:
         self._llm: Any = self._vllm.LLM(**arguments | settings.engine_arguments)
         self._rest()
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        clips: Sequence[ClipRef],
-        instructions: Sequence[str],
-        n: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[list[Rollout]]:
-        """See `RolloutEngine.sample`."""
-        groups = [group for group, _ in self._generate(prompts, clips, instructions, n, sampling, seeds)]
-        check_some_left(groups, n * len(prompts), self.rejections, self.name)
-        return groups
-
-    def inspect(
-        self,
-        prompts: Sequence[Prompt],
-        clips: Sequence[ClipRef],
-        instructions: Sequence[str],
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Inspection]:
-        """See `RolloutEngine.inspect`."""
-        return [
-            Inspection(rollout=group[0] if group else None, prompt_token_ids=ids)
-            for group, ids in self._generate(prompts, clips, instructions, 1, sampling, seeds)
-        ]
-
-    def sync(self, weights: WeightUpdate) -> None:
-        """Write the weights and load them; does nothing for the version that is loaded.
-
-        Raises `RolloutError` when vLLM does not take them, and what `weights.write_merged` and `write_adapter` raise.
-        """
-        if weights.version == self._version:
-            return
-        folder = Path(self.settings.folder).absolute() / f"version-{weights.version:08d}"
-        self._version = None
-        shutil.rmtree(folder, ignore_errors=True)  # of the run before, if this one was resumed
-        if self.settings.sync == "merged":
-            write_merged(weights.model, folder, self.settings.dtype)
-            self._wake()
-            try:
-                self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-            except Exception as error:  # whatever vLLM's workers raise
-                raise RolloutError(f"{self.name} did not load {folder}: {type(error).__name__}: {error}") from error
-            # Keys, values and encoder outputs of the old weights.
-            self._llm.reset_prefix_cache()
-            self._llm.reset_mm_cache()
-            self._rest()
-        else:
-            write_adapter(weights.model, folder, self.settings.model, self.settings.adapter_renames)
-            request = importlib.import_module("vllm.lora.request").LoRARequest
-            # Numbers of adapters begin at 1, versions at 0.
-            self._adapter = request(f"policy-{weights.version:08d}", weights.version + 1, str(folder))
-        self._version = weights.version
-        for old in folder.parent.glob("version-????????"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
-
     def close(self) -> None:
         """Let vLLM go."""
         self._llm = None
 
-    def _generate(
+    def _load_merged(self, folder: Path) -> None:
+        self._wake()
+        try:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        except Exception as error:  # whatever vLLM's workers raise
+            raise RolloutError(f"{self.name} did not load {folder}: {type(error).__name__}: {error}") from error
+        # Keys, values and encoder outputs of the old weights.
+        self._llm.reset_prefix_cache()
+        self._llm.reset_mm_cache()
+        self._rest()
+
+    def _load_adapter(self, folder: Path, version: int, before: int | None) -> None:
+        request = importlib.import_module("vllm.lora.request").LoRARequest
+        # Numbers of adapters begin at 1, versions at 0.
+        self._adapter = request(f"policy-{version:08d}", version + 1, str(folder))
+
+    def _ask_all(
         self,
         prompts: Sequence[Prompt],
         clips: Sequence[ClipRef],
@@ -175,11 +121,11 @@ class VllmOfflineEngine:
         n: int,
         sampling: Sampling,
         seeds: Sequence[int],
-    ) -> list[tuple[list[Rollout], tuple[int, ...] | None]]:
+    ) -> list[Asked]:
         check_request(prompts, clips, instructions, n, seeds)
         if self._version is None or self._llm is None:
             raise ConfigError(f"{self.name} holds no weights of the policy; call sync first, and nothing after close")
-        results: list[tuple[list[Rollout], tuple[int, ...] | None]] = [([], None) for _ in prompts]
+        results: list[Asked] = [([], None) for _ in prompts]
         places, inputs, wishes = [], [], []
         for place, (prompt, clip, seed) in enumerate(zip(prompts, clips, seeds, strict=True)):
             try:
