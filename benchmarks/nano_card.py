@@ -57,7 +57,7 @@ def measure(num_clips: int = 200) -> None:
 
 def training_facts(run_dir: Path) -> dict[str, Any]:
     """What `run_dir` says about the training: stages, clips seen, wall time, curve on the development clips."""
-    from avocet.training.run_folder import load_recipe
+    from avocet.training.recipes import load_recipe
 
     recipe = load_recipe(ROOT / "recipes" / "nano" / "recipe.py")
     stages = []

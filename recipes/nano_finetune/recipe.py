@@ -1,6 +1,6 @@
 """Fine-tunes the shipped `nano` further: the whole path of `salmonn2_7b` on two CPU cores, in minutes.
 
-The examples are any file that `avocet data check` reads; theatre clips make some:
+The examples are any file that `avocet data check` reads (--set data=FILE); theatre clips make some:
 
     avocet theatre make --seed 10000000 --num-clips 16 --out data/nano --examples data/nano/train.jsonl
     avocet train align nano_finetune
@@ -13,17 +13,14 @@ nano's vocabulary is the theatre's; it spells other words letter by letter.
 
 from __future__ import annotations
 
-import os
+import dataclasses
 
 from avocet.training.config import Recipe
 from avocet.training.data import DataSource
 from avocet.training.finetune import BatchSettings, FineTune, FineTuneOptimizer, LoraSettings, ReadSettings
 from avocet.training.finetune.parts import PAPER_ALIGN, PAPER_SFT
 
-DATA = os.environ.get("AVOCET_NANO_DATA", "data/nano/train.jsonl")
-"""The examples; the environment variable names another file."""
-
-SOURCES = (DataSource(path=DATA),)
+SOURCES = (DataSource(path="data/nano/train.jsonl"),)
 READ = ReadSettings(num_workers=1, feature_store_bytes=2 * 2**30)
 """Both towers are frozen: from the second epoch on nothing is decoded."""
 
@@ -60,6 +57,8 @@ SFT = FineTune(
 """20 steps are 10 epochs of 16 clips. LoRA and the audio aligner, as the paper."""
 
 
-def recipe() -> Recipe:
-    """The whole plan."""
-    return Recipe(name="nano_finetune", align=(ALIGN,), sft=(SFT,))
+def recipe(data: str = "data/nano/train.jsonl") -> Recipe:
+    """The whole plan for the examples in `data`."""
+    sources = (DataSource(path=data),)
+    align, sft = (dataclasses.replace(stage, sources=sources) for stage in (ALIGN, SFT))
+    return Recipe(name="nano_finetune", align=(align,), sft=(sft,))

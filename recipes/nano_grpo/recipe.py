@@ -7,14 +7,13 @@
     avocet train export nano_grpo --part grpo
     avocet evaluate theatre --model runs/nano_grpo/export-grpo-merged --num-clips 200
 
-AVOCET_GRPO_REWARDS names rewards to compare, for example "dialogue" or "checklist,dialogue". After mrDPO instead of
-after SFT: AVOCET_GRPO_MODEL=runs/nano_mrdpo/round-3/model.
+Other rewards to compare: --set rewards=dialogue or --set rewards=checklist,dialogue,events,repetition. After mrDPO
+instead of after SFT: --set model=runs/nano_mrdpo/round-3/model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from avocet.records import Sampling
 from avocet.training.config import Recipe
@@ -22,13 +21,7 @@ from avocet.training.data import DataSource
 from avocet.training.finetune import BatchSettings, FineTune, FineTuneOptimizer, LoraSettings, ReadSettings
 from avocet.training.grpo.config import Grpo
 
-DATA = os.environ.get("AVOCET_GRPO_DATA", "data/mrdpo")
-RUN = os.environ.get("AVOCET_GRPO_RUN", "runs/nano_grpo")
-"""The folder of the run: the policy starts from the SFT that was exported there."""
-MODEL = os.environ.get("AVOCET_GRPO_MODEL", f"{RUN}/export-sft-merged")
-REWARDS = os.environ.get("AVOCET_GRPO_REWARDS", "checklist,dialogue,length")
-
-SOURCES = (DataSource(path=f"{DATA}/train.jsonl"),)
+CLIPS = (DataSource(path="data/mrdpo/train.jsonl"),)
 READ = ReadSettings(num_workers=1, feature_store_bytes=2 * 2**30)
 LORA = LoraSettings(rank=16, alpha=32)
 
@@ -36,7 +29,7 @@ SFT = FineTune(
     name="sft",
     stage="sft",
     model="nano",
-    sources=SOURCES,
+    sources=CLIPS,
     trainable=(),
     lora=LORA,
     optimizer=FineTuneOptimizer(learning_rate=1e-3, warmup_steps=10),
@@ -54,13 +47,13 @@ SFT_MORE = dataclasses.replace(SFT, name="sft_more", starts_from=("sft",), max_s
 
 GRPO = Grpo(
     name="grpo",
-    model=MODEL,
-    sources=SOURCES,
+    model="runs/nano_grpo/export-sft-merged",
+    sources=CLIPS,
     trainable=(),
     lora=LORA,
     optimizer=FineTuneOptimizer(learning_rate=4e-4, warmup_steps=5),
     batch=BatchSettings(max_examples=16, micro_examples=16),
-    rewards=dict.fromkeys(REWARDS.split(","), 1.0),
+    rewards={"checklist": 1.0, "dialogue": 1.0, "length": 1.0},
     length_soft=64,
     length_hard=128,
     sampling=Sampling(temperature=1.0, max_new_tokens=128, repetition_guard="off"),
@@ -73,6 +66,19 @@ GRPO = Grpo(
 """Six epochs of 240 clips, 8 captions each."""
 
 
-def recipe() -> Recipe:
-    """The whole plan."""
-    return Recipe(name="nano_grpo", sft=(SFT, SFT_MORE), grpo=GRPO)
+def recipe(
+    data: str = "data/mrdpo",
+    model: str = "runs/nano_grpo/export-sft-merged",
+    rewards: str = "checklist,dialogue,length",
+) -> Recipe:
+    """The whole plan.
+
+    Args:
+        data: folder of train.jsonl.
+        model: what the reinforcement starts from.
+        rewards: names, each with weight 1.
+    """
+    clips = (DataSource(path=f"{data}/train.jsonl"),)
+    grpo = dataclasses.replace(GRPO, sources=clips, model=model, rewards=dict.fromkeys(rewards.split(","), 1.0))
+    sft = tuple(dataclasses.replace(stage, sources=clips) for stage in (SFT, SFT_MORE))
+    return Recipe(name="nano_grpo", sft=sft, grpo=grpo)

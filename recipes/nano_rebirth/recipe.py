@@ -1,16 +1,15 @@
 """Rebirth of `nano` after the rounds of `nano_mrdpo`: their best model teaches, the shipped weights learn.
 
-    avocet theatre make --level 1 --seed 11000000 --num-clips 400 --out data/mrdpo/more \
-        --examples data/mrdpo/more.jsonl --captions teacher
+    avocet theatre make --level 1 --seed 11000000 --num-clips 300 --out data/mrdpo/more \
+        --examples data/mrdpo/more.jsonl --captions teacher --questions data/mrdpo/more_qa.jsonl
     avocet train rebirth nano_rebirth --judge exact
 
-The SFT begins where that of `nano_mrdpo` began, and never sees a caption of the faulty teacher or a true one.
+The SFT never sees a caption of the faulty teacher or a true one. After rounds with questions: --set questions=true.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from avocet.records import Sampling
 from avocet.training.config import Recipe
@@ -22,24 +21,19 @@ from avocet.training.mrdpo.gate import StopRules
 from avocet.training.pairs import RoundThresholds, Thresholds
 from avocet.training.rebirth import Rebirth
 
-DATA = os.environ.get("AVOCET_MRDPO_DATA", "data/mrdpo")
-TEACHER = os.environ.get("AVOCET_MRDPO_RUN", "runs/nano_mrdpo")
-"""The run folder of the rounds."""
-STUDENT = os.environ.get("AVOCET_REBIRTH_STUDENT", f"{TEACHER}/export-sft-merged")
-"""The model that is trained. The paper's has not seen captions yet; the shipped `nano` knows them all, so it is the
-one after the faulty SFT."""
+MORE = DataSource(path="data/mrdpo/more.jsonl")
+AFTER_SFT = "runs/nano_mrdpo/export-sft-merged"
 
 READ = ReadSettings(num_workers=1, feature_store_bytes=2 * 2**30)
 BATCH = BatchSettings(max_examples=16, micro_examples=16)
 LORA = LoraSettings(rank=16, alpha=32)
-MORE = (DataSource(path=f"{DATA}/more.jsonl"),)
 GAP = Thresholds(error_rate=0.2, repetition_rate=-0.01)
 
 SFT = FineTune(
     name="sft",
     stage="sft",
-    model=STUDENT,
-    sources=MORE,
+    model=AFTER_SFT,
+    sources=(MORE,),
     trainable=(),
     lora=LORA,
     optimizer=FineTuneOptimizer(learning_rate=1e-3, warmup_steps=10),
@@ -53,9 +47,9 @@ SFT = FineTune(
 
 ROUND = MrDpo(
     name="round",
-    model=STUDENT,
-    sources=(DataSource(path=f"{DATA}/train.jsonl"),),
-    held_out=(DataSource(path=f"{DATA}/held_out.jsonl"),),
+    model=AFTER_SFT,
+    sources=(MORE,),
+    held_out=(MORE,),
     trainable=(),
     lora=LORA,
     optimizer=FineTuneOptimizer(learning_rate=4e-4, warmup_steps=5),
@@ -73,18 +67,41 @@ ROUND = MrDpo(
     sampling_batch=16,
 )
 
-REBIRTH = Rebirth(
-    name="rebirth",
-    teacher=TEACHER,
-    sources=MORE,
-    sft=SFT,
-    round=ROUND,
-    sampling=Sampling(max_new_tokens=160),
-    sampling_batch=16,
-    read=dataclasses.replace(READ, feature_store_bytes=0),
-)
 
+def recipe(
+    questions: bool = False,
+    data: str = "data/mrdpo",
+    teacher: str = "runs/nano_mrdpo",
+    student: str = AFTER_SFT,
+) -> Recipe:
+    """The whole plan.
 
-def recipe() -> Recipe:
-    """The whole plan."""
-    return Recipe(name="nano_rebirth", rebirth=REBIRTH)
+    Args:
+        questions: whether answers are learnt beside the captions, in the SFT and in the round, and watched by the gate.
+        data: folder of the examples.
+        teacher: run folder of the rounds.
+        student: the model that is trained. The paper's has not seen captions yet; the shipped `nano` knows them all, so
+            it is the one after the faulty SFT.
+    """
+    more, train = (DataSource(path=f"{data}/{name}.jsonl") for name in ("more", "train"))
+    asked = tuple(DataSource(path=f"{data}/{name}_qa.jsonl", weight=0.25) for name in ("train", "more"))
+    held_out = [f"{data}/held_out.jsonl", *([f"{data}/held_out_qa.jsonl"] if questions else [])]
+    last = dataclasses.replace(
+        ROUND,
+        model=student,
+        sources=(train,),
+        held_out=tuple(DataSource(path=path) for path in held_out),
+        mixed_in=asked[:1] if questions else (),
+    )
+    rebirth = Rebirth(
+        name="rebirth",
+        teacher=teacher,
+        sources=(more,),
+        sft=dataclasses.replace(SFT, model=student, sources=(more,)),
+        beside=asked if questions else (),
+        round=last,
+        sampling=Sampling(max_new_tokens=160),
+        sampling_batch=16,
+        read=dataclasses.replace(READ, feature_store_bytes=0),
+    )
+    return Recipe(name="nano_rebirth", rebirth=rebirth)

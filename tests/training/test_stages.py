@@ -19,7 +19,7 @@ from avocet.training.config import OptimizerConfig, StageConfig
 from avocet.training.loop import build_heads, learning_rate, run_stage, set_trainable
 from avocet.training.model import as_module
 from avocet.training.objectives import AuxiliaryHeads, TrainingModule, ctc_loss, patch_loss
-from avocet.training.run_folder import load_recipe, recipe_path
+from avocet.training.recipes import load_recipe, recipe_path
 
 
 @pytest.fixture(scope="module")

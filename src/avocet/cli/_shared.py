@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import UseAppendAction, arg
 
 from avocet.errors import ConfigError
 
@@ -14,6 +16,15 @@ if TYPE_CHECKING:
     from avocet.evaluation.items import Benchmark
 
 DATA_VARIABLE = "AVOCET_BENCHMARK_DATA"
+
+RecipeSettings = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(
+        name="set",
+        metavar="NAME=VALUE",
+        help="A setting of the recipe: a parameter of its function `recipe`. May be given several times.",
+    ),
+]
 
 
 def find_annotations(benchmark: Benchmark, otherwise: str = "") -> Path:

@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from avocet.cli._judge_options import JudgeOptions
+from avocet.cli._shared import RecipeSettings
 from avocet.errors import AvocetError, ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class MrDpoArguments:
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
     """A recipe below ./recipes, or the path of a recipe file; it says what the rounds are."""
+    settings: RecipeSettings = ()
     judging: Annotated[JudgeOptions, arg(name="")] = dataclasses.field(default_factory=JudgeOptions)
     """--judge exact: the theatre's own judge, for staged clips. --dry-run says what would be done and sends nothing."""
     judge_runs: int = 1
@@ -52,9 +54,9 @@ def main(argv: list[str]) -> int:
         description="Sample, judge, select, train, merge, gate: round after round, each step resumable.",
     )
     from avocet.training.mrdpo.driver import dry_run, run_mrdpo
-    from avocet.training.run_folder import load_recipe, recipe_path
+    from avocet.training.recipes import load_recipe, parse_settings, recipe_path
 
-    recipe = load_recipe(recipe_path(arguments.recipe))
+    recipe = load_recipe(recipe_path(arguments.recipe), parse_settings(arguments.settings))
     if recipe.mrdpo is None:
         raise ConfigError(f"recipe {recipe.name!r} has no `mrdpo`; see recipes/nano_mrdpo/recipe.py")
     run_dir = arguments.run_dir or Path("runs") / recipe.name

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from avocet.cli._judge_options import JudgeOptions
+from avocet.cli._shared import RecipeSettings
 from avocet.cli._train_mrdpo import caption_scorer
 from avocet.errors import ConfigError
 
@@ -21,6 +22,7 @@ class RebirthArguments:
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
     """A recipe below ./recipes, or the path of a recipe file; it says who teaches, what, and whom."""
+    settings: RecipeSettings = ()
     judging: Annotated[JudgeOptions, arg(name="")] = dataclasses.field(default_factory=JudgeOptions)
     """Of the round of DPO at the end. --judge exact: the theatre's own judge, for staged clips. --dry-run says what
     would be done and sends nothing."""
@@ -40,9 +42,9 @@ def main(argv: list[str]) -> int:
         description="Caption, filter, train anew from the aligned model, one more round; each step resumable.",
     )
     from avocet.training.rebirth import describe, run_rebirth
-    from avocet.training.run_folder import load_recipe, recipe_path
+    from avocet.training.recipes import load_recipe, parse_settings, recipe_path
 
-    recipe = load_recipe(recipe_path(arguments.recipe))
+    recipe = load_recipe(recipe_path(arguments.recipe), parse_settings(arguments.settings))
     if recipe.rebirth is None:
         raise ConfigError(f"recipe {recipe.name!r} has no `rebirth`; see recipes/nano_rebirth/recipe.py")
     run_dir = arguments.run_dir or Path("runs") / recipe.name

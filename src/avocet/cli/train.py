@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from avocet.cli._shared import RecipeSettings
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainArguments:
@@ -19,6 +21,7 @@ class TrainArguments:
     plot."""
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
     """A recipe below ./recipes (for example nano), or the path of a recipe file."""
+    settings: RecipeSettings = ()
     run_dir: str | None = None
     """Where data, checkpoints and logs go; runs/RECIPE if not given."""
     resume: bool = False
@@ -51,6 +54,7 @@ def main(argv: list[str]) -> int:
         TrainArguments, args=argv, prog="avocet train", config=(FlagCreatePairsOff,), description=__doc__
     )
     from avocet.training import run
+    from avocet.training.recipes import parse_settings
 
     return run(
         arguments.stage,
@@ -60,6 +64,7 @@ def main(argv: list[str]) -> int:
         arguments.part,
         arguments.engine,
         arguments.to,
+        parse_settings(arguments.settings),
     )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +45,7 @@ def run(
     part: str | None = None,
     engine: str = "auto",
     to: str = "merged",
+    settings: Mapping[str, str] | None = None,
 ) -> int:
     """Run one stage (or `all`) of a recipe.
 
@@ -55,19 +57,22 @@ def run(
         part: run only the sub-stage (or data store) of this name.
         engine: how fine-tuning stages are spread over devices, see `finetune.engine.ENGINES`.
         to: what a fine-tuned model is exported as: "merged" or "adapter".
+        settings: of the recipe, by name; see `recipes`.
 
     Returns 0. Raises `ConfigError` for an unknown stage, recipe or part.
     """
     from avocet.training.config import StageConfig
     from avocet.training.export import export_model
     from avocet.training.loop import run_stage
+    from avocet.training.recipes import load_recipe, recipe_path
     from avocet.training.render import render_recipe
-    from avocet.training.run_folder import load_recipe, recipe_path
 
     if stage not in STAGES:
         raise ConfigError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
     path = recipe_path(recipe)
-    plan = load_recipe(path)
+    plan = load_recipe(path, settings)
+    if settings and plan.pretrains:
+        raise ConfigError(f"recipe {plan.name!r} trains from scratch, in processes that load it themselves: no --set")
     folder = Path(run_dir) if run_dir else Path("runs") / plan.name
     steps = [name for name in STAGES[:-1] if stage in (name, "all")]
     for step in steps:

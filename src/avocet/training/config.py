@@ -151,6 +151,11 @@ class Recipe:
         if len(set(names)) < len(names):
             raise ConfigError(f"recipe {self.name!r} has several stages of one name: {sorted(names)}")
 
+    @property
+    def pretrains(self) -> bool:
+        """Whether it makes clips or has stages on them, which processes of their own load by the recipe's path."""
+        return bool(self.data or self.stages())
+
     def stages(self) -> tuple[StageConfig, ...]:
         """The stages on theatre clips, in order."""
         every = (*self.towers, *self.align, *self.sft)

@@ -30,7 +30,8 @@ from avocet.training.objectives import (
     token_step,
 )
 from avocet.training.parallel import Group, launch
-from avocet.training.run_folder import check_same_stage, load_recipe, write_run_facts
+from avocet.training.recipes import load_recipe
+from avocet.training.run_folder import check_same_stage, write_run_facts
 from avocet.training.store import ClipStore, StoredClip
 
 

@@ -24,7 +24,7 @@ from avocet.theatre.stage import stage
 from avocet.training.config import Recipe, TheatreData
 from avocet.training.labels import PATCH_LABELS, motion_pairs, patch_labels
 from avocet.training.model import TrainableModel
-from avocet.training.run_folder import load_recipe
+from avocet.training.recipes import load_recipe
 from avocet.training.store import ShardWriter, StoredClip
 
 

@@ -23,7 +23,7 @@ from avocet.models.salmonn2.plus_config import read_plus_config
 from avocet.models.salmonn2.tiny import tiny_plus, tiny_plus_config
 from avocet.records import ClipRef
 from avocet.training.finetune.loop import fine_tune, put_weights
-from avocet.training.run_folder import load_recipe
+from avocet.training.recipes import load_recipe
 
 TESTS = Path(__file__).resolve().parents[2]
 RECIPE = TESTS.parent / "recipes" / "nano_finetune" / "recipe.py"
@@ -122,9 +122,8 @@ def make_examples(folder: Path, count: int) -> Path:
     return file
 
 
-def test_the_recipe_of_nano_trains_two_steps_of_each_stage(tmp_path, monkeypatch, losses) -> None:
-    monkeypatch.setenv("AVOCET_NANO_DATA", str(make_examples(tmp_path, 2)))
-    plan = load_recipe(RECIPE)
+def test_the_recipe_of_nano_trains_two_steps_of_each_stage(tmp_path, losses) -> None:
+    plan = load_recipe(RECIPE, {"data": str(make_examples(tmp_path, 2))})
     stages = tuple(dataclasses.replace(stage, max_steps=2) for stage in plan.fine_tunes())
     assert [stage.name for stage in stages] == ["align", "sft"]
     for stage in stages:
@@ -135,12 +134,11 @@ def test_the_recipe_of_nano_trains_two_steps_of_each_stage(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_nano_is_trained_exported_used_and_measured_by_commands(tmp_path, monkeypatch, losses, capsys) -> None:
+def test_nano_is_trained_exported_used_and_measured_by_commands(tmp_path, losses, capsys) -> None:
     file = make_examples(tmp_path, 16)
-    monkeypatch.setenv("AVOCET_NANO_DATA", str(file))
     run_dir = tmp_path / "run"
     for stage in ("align", "sft", "export"):
-        assert main(["train", stage, str(RECIPE), "--run-dir", str(run_dir)]) == 0
+        assert main(["train", stage, str(RECIPE), "--set", f"data={file}", "--run-dir", str(run_dir)]) == 0
     values = [loss for _, loss in losses(run_dir / "sft")]
     assert len(values) == 20
     # Two steps are one epoch.

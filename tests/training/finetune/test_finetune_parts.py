@@ -19,7 +19,7 @@ from avocet.training.finetune import BatchSettings, FineTune, FineTuneOptimizer,
 from avocet.training.finetune.loop import fine_tune
 from avocet.training.finetune.module import backbone_of
 from avocet.training.finetune.parts import decoder_layers, describe_trainable, groups_of, set_modes, set_trainable
-from avocet.training.run_folder import load_recipe
+from avocet.training.recipes import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
