@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from avocet.errors import ConfigError
-from avocet.metrics import repetition_rate
+from avocet.metrics import is_collapsed, repetition_rate
 from avocet.theatre.judge import judge
 from avocet.theatre.language import reference_caption
 from avocet.theatre.script import make_script
@@ -46,6 +46,20 @@ def test_wrong_facts_are_wrong_and_repeated_sentences_repeat() -> None:
     plain = statistics.mean(repetition_rate(reference_caption(script)) for script in SCRIPTS)
     repeated = statistics.mean(repetition_rate(teacher_caption(script, 0, twice)) for script in SCRIPTS)
     assert repeated > plain + 0.2
+
+
+def test_loops_are_collapsed_captions() -> None:
+    looping = TeacherFaults(loops=1.0)
+    for seed in range(100):
+        script = make_script(seed, 1)
+        plain, text = teacher_caption(script), teacher_caption(script, faults=looping)
+        assert text.startswith(plain)
+        assert 60 <= len(text.split()) <= 140  # whole sentences, so not quite what was drawn
+        assert is_collapsed(text, "end")
+        assert not is_collapsed(plain, "end")
+    shares = [teacher_caption(make_script(seed, 1), faults=TeacherFaults(loops=0.15)) for seed in range(400)]
+    # 60 of 400 expected; standard deviation sqrt(400 x 0.15 x 0.85) = 7.1.
+    assert 39 <= sum(is_collapsed(text, "end") for text in shares) <= 81
 
 
 def test_something_is_always_told() -> None:

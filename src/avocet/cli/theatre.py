@@ -26,7 +26,7 @@ def make(
     out: Path = Path("theatre"),
     workers: int = 2,
     examples: Path | None = None,
-    captions: Literal["reference", "teacher"] = "reference",
+    captions: Literal["reference", "teacher", "looping_teacher"] = "reference",
     questions: Path | None = None,
     answers: Literal["words", "letter"] = "words",
 ) -> int:
@@ -41,7 +41,7 @@ def make(
         examples: Also write a training example of every clip to this JSONL file. Seeds below 10,000,000 are for tests;
             train on later ones.
         captions: What the examples say: the truth, or what a teacher with faults would write (events left out, some
-            told wrongly, sentences repeated).
+            told wrongly, sentences repeated; the last one again and again in 15 % of the looping one's).
         questions: Also write questions about the clips with their true answers, as examples of the task qa, to this
             JSONL file.
         answers: "words": questions with one right answer, in words; "letter": four options each, the answer is the
@@ -153,8 +153,10 @@ def truth_line(script: Script, file_name: str) -> str:
 def caption_writer(captions: str) -> Callable[[Script], str]:
     """What writes the captions of examples: the truth, or a teacher with faults."""
     from avocet.theatre.language import reference_caption
-    from avocet.theatre.teacher import teacher_caption
+    from avocet.theatre.teacher import LOOPING, TeacherFaults, teacher_caption
 
+    if captions == "looping_teacher":
+        return lambda script: teacher_caption(script, faults=TeacherFaults(loops=LOOPING))
     return teacher_caption if captions == "teacher" else reference_caption
 
 

@@ -17,6 +17,9 @@ from avocet.theatre import world
 from avocet.theatre.language import reference_caption
 from avocet.theatre.script import Event, Script
 
+LOOPING = 0.15
+"""Share of captions with a loop that `avocet theatre make --captions looping_teacher` writes."""
+
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
@@ -32,6 +35,8 @@ class TeacherFaults:
     """For each event that is told: another colour, speaker, sound, ..."""
     repeats_itself: float = 0.15
     """For each caption: one of its sentences comes twice."""
+    loops: float = 0.0
+    """For each caption: it never gets past its last sentence, told until there are 80 to 110 words, thrice at least."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -51,11 +56,14 @@ def teacher_caption(script: Script, seed: int = 0, faults: TeacherFaults | None 
     told = told or [rng.choice(script.events)]
     told = [_another(event, script.level, rng) if rng.random() < faults.tells_wrongly else event for event in told]
     text = reference_caption(dataclasses.replace(script, events=tuple(told)), rng.randrange(1_000_000))
-    if rng.random() >= faults.repeats_itself:
-        return text
     sentences = _SENTENCE.split(text)
-    place = rng.randrange(len(sentences))
-    return " ".join([*sentences[: place + 1], *sentences[place:]])
+    if rng.random() < faults.repeats_itself:
+        place = rng.randrange(len(sentences))
+        sentences = [*sentences[: place + 1], *sentences[place:]]
+    if faults.loops and rng.random() < faults.loops:
+        num_words = rng.randint(80, 110) - len(" ".join(sentences).split())
+        sentences += sentences[-1:] * max(3, num_words // len(sentences[-1].split()))
+    return " ".join(sentences)
 
 
 def _leaving_out(event: Event, faults: TeacherFaults) -> float:
