@@ -126,6 +126,6 @@ def recipe(
     if questions != "none":
         sft = dataclasses.replace(SFT_WITH_QUESTIONS, sources=(captions, *asked))
         held_out += (DataSource(path=f"{data}/held_out_qa.jsonl"),)
-    mixed_in = (dataclasses.replace(asked[0], weight=0.25),) if questions == "mixed_in" else ()
+    mixed_in = (dataclasses.replace(asked[0], weight=1.0, limit=240),) if questions == "mixed_in" else ()
     rounds = dataclasses.replace(MRDPO, model=model, sources=(captions,), held_out=held_out, mixed_in=mixed_in)
     return Recipe(name="nano_mrdpo", sft=(sft,), mrdpo=dataclasses.replace(rounds, **VARIANTS[variant]))

@@ -91,7 +91,7 @@ def recipe(
         model=student,
         sources=(train,),
         held_out=tuple(DataSource(path=path) for path in held_out),
-        mixed_in=asked[:1] if questions else (),
+        mixed_in=(dataclasses.replace(asked[0], weight=1.0, limit=240),) if questions else (),
     )
     rebirth = Rebirth(
         name="rebirth",

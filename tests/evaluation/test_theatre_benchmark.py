@@ -104,6 +104,9 @@ def test_figures_worked_out_by_hand(scripted_model: Callable) -> None:
     # Words: 0 wrong of 4, and 1 wrong of 4
     assert report.dialogue_word_accuracy == pytest.approx(1 - 1 / 8)
     assert report.num_reference_words == 8
+    # F1 of 1, and of similarity 1 - 3/18 (three of 18 characters differ), halved by the wrong speaker: 15/36.
+    assert report.dialogue_f1 == pytest.approx((1 + 15 / 36) / 2)
+    assert (report.collapse, report.collapse_standard_error) == (0.0, 0.0)
     assert report.speaker_accuracy == 0.5
     assert report.num_utterances == 2
     assert report.num_cut_off == 1
@@ -118,13 +121,21 @@ def test_figures_worked_out_by_hand(scripted_model: Callable) -> None:
     assert "unscored: gone.mp4: not there" in text
 
 
+def test_a_loop_counts_as_collapsed(scripted_model: Callable) -> None:
+    script = play(3, BELL)
+    items = [judged(script, "A bell rings. " * 12), judged(script, "A bell rings.")]
+    report = build_report(Captioner(scripted_model(), "toy", "r"), [script, script], items)
+    assert (report.collapse, report.dialogue_f1) == (0.5, 1.0)  # nothing is said, and nothing told as said
+    assert "collapsed       50.0 ± 50.0 % of the captions" in report.to_text()
+
+
 def test_nothing_scored_is_null_and_not_zero(scripted_model: Callable) -> None:
     script = play(3, BELL)
     failure = Failure(clip_id=script.id, path="gone.mp4", stage="media", error="gone.mp4: not there")
     item = JudgedItem(clip=ClipRef(id=script.id, path="gone.mp4"), outcome=failure, findings=None)
     report = build_report(Captioner(scripted_model(), "toy", "r"), [script], [item])
     assert (report.num_scored, report.num_unscored, report.num_events) == (0, 1, 0)
-    for name in ("miss", "hall", "total", "total_standard_error", "repetition", "dialogue_word_accuracy", "perfect"):
+    for name in ("miss", "hall", "total", "total_standard_error", "repetition", "dialogue_f1", "collapse", "perfect"):
         assert getattr(report, name) is None
     assert "NaN" not in report.to_json_line()
     assert "total error     - (pooled -)" in report.to_text()

@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from typing import ClassVar
 
 from avocet import __version__
 from avocet.errors import ConfigError
 from avocet.judging.judge import Judge
-from avocet.metrics import EventFindings
+from avocet.metrics import EventFindings, Utterance
+from avocet.metrics.dialogue_scores import DialogueScores, dialogue_scores
 from avocet.records import Record, TrainingExample, Verdict
 from avocet.theatre.judge import judge as judge_exactly
 from avocet.theatre.language import local_script
-from avocet.theatre.script import Script, make_script
+from avocet.theatre.parser import parse_caption
+from avocet.theatre.script import Event, Script, make_script
 
 THEATRE_KEY = "theatre"
 """Field of `ClipRef.meta` of staged clips: {"seed": ..., "level": ...}, and optionally "see" and "hear"."""
@@ -99,6 +102,26 @@ def exact_findings(caption: str, script: Script, *, see: bool = True, hear: bool
 def event_texts(script: Script) -> tuple[str, ...]:
     """The events of a script as the judge names them: what an event judge gets as the list of the clip's events."""
     return exact_findings("", script).missed
+
+
+def told_dialogue(caption: str) -> tuple[Utterance, ...]:
+    """The utterances that the theatre's parser reads in a caption, without full stops at their ends."""
+    return tuple(
+        Utterance(speaker=mention.speaker, text=mention.utterance.rstrip(" ."))
+        for mention in parse_caption(caption)
+        if mention.kind == "speech" and any(mark.isalnum() for mark in mention.utterance)
+    )
+
+
+def true_dialogue(events: Sequence[Event]) -> tuple[Utterance, ...]:
+    """What is said in a script's events."""
+    return tuple(Utterance(speaker=event.speaker, text=event.utterance) for event in events if event.kind == "speech")
+
+
+def exact_dialogue_scores(caption: str, script: Script) -> DialogueScores:
+    """How well a caption renders what is said in `script` (the scores behind R_D), speakers taken literally."""
+    told, true = told_dialogue(caption), true_dialogue(script.events)
+    return dialogue_scores(told, true, lambda i, j: told[i].speaker == true[j].speaker)
 
 
 @functools.lru_cache(maxsize=4096)

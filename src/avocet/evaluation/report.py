@@ -61,6 +61,12 @@ class TheatreReport(Record):
     repetition: float | None
     """Mean over captions of words in repeated phrases / all words."""
     repetition_standard_error: float | None
+    dialogue_f1: float | None = None
+    """Mean over captions of F1 of their dialogue, speakers included: the dialogue reward of AVoCaDO."""
+    dialogue_f1_standard_error: float | None = None
+    collapse: float | None = None
+    """Share of captions that ran into a loop (`avocet.metrics.is_collapsed`)."""
+    collapse_standard_error: float | None = None
     dialogue_word_accuracy: float | None
     """1 - word errors / reference words over all speech together, at least 0."""
     dialogue_word_accuracy_interval: tuple[float, float] | None
@@ -90,9 +96,11 @@ class TheatreReport(Record):
             f"  hallucinated    {_mean(self.hall, self.hall_standard_error)}",
             f"  dialogue words  {_percent(self.dialogue_word_accuracy)} right"
             f"{_interval(self.dialogue_word_accuracy_interval)} of {self.num_reference_words}",
+            f"  dialogue F1     {_mean(self.dialogue_f1, self.dialogue_f1_standard_error)} (words and speakers)",
             f"  speakers        {_percent(self.speaker_accuracy)} right"
             f"{_interval(self.speaker_accuracy_interval)} of {self.num_utterances}",
             f"  repetition      {_mean(self.repetition, self.repetition_standard_error)}",
+            f"  collapsed       {_mean(self.collapse, self.collapse_standard_error)} of the captions",
             f"  perfect         {_mean(self.perfect, self.perfect_standard_error)} of the captions; "
             f"{self.order_errors} order errors, {self.binding_errors} binding errors",
             f"  events          {self.num_events} in {self.num_scored} scored captions; "

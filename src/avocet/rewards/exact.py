@@ -20,19 +20,18 @@ from typing import Any, ClassVar
 
 from avocet import __version__
 from avocet.errors import ConfigError
-from avocet.evaluation.exact_judge import TheatreCaption, event_texts, staged_caption
+from avocet.evaluation.exact_judge import TheatreCaption, event_texts, staged_caption, told_dialogue, true_dialogue
 from avocet.judging.checklist import ChecklistFindings, Dimension, Keypoint
 from avocet.judging.dialogue import DialogueFindings
 from avocet.judging.judge import Judge
 from avocet.judging.speakers import SpeakerFindings
-from avocet.metrics import EventFindings, Utterance, align_dialogue
+from avocet.metrics import EventFindings, align_dialogue
 from avocet.records import Record, Verdict
 from avocet.rewards.items import RewardItem, Unscored
 from avocet.rewards.judged import NO_KEYPOINTS
 from avocet.rewards.sound_binding import BindingFindings
 from avocet.theatre.judge import judge as judge_exactly
 from avocet.theatre.language import HEARD_KINDS, perceivable
-from avocet.theatre.parser import parse_caption
 from avocet.theatre.script import Event, EventKind, Script
 
 _DIMENSIONS: dict[EventKind, Dimension] = {
@@ -121,16 +120,7 @@ class ExactDialogueJudge(_ExactJudge):
         self.threshold = threshold
 
     async def judge(self, item: TheatreCaption, run_index: int = 0) -> Verdict:
-        generated = tuple(
-            Utterance(speaker=mention.speaker, text=mention.utterance.rstrip(" ."))
-            for mention in parse_caption(item.caption)
-            if mention.kind == "speech" and any(mark.isalnum() for mark in mention.utterance)
-        )
-        reference = tuple(
-            Utterance(speaker=event.speaker, text=event.utterance)
-            for event in _perceived(item).events
-            if event.kind == "speech"
-        )
+        generated, reference = told_dialogue(item.caption), true_dialogue(_perceived(item).events)
         alignment = align_dialogue(generated, reference, self.threshold)
         same = tuple((i, j, generated[i].speaker == reference[j].speaker) for i, j, _ in alignment.pairs)
         found = DialogueFindings.of(generated, reference, alignment, SpeakerFindings(same_speaker=same))

@@ -24,6 +24,7 @@ from avocet import metrics
 from avocet.captioning.captioner import Captioner
 from avocet.errors import ConfigError
 from avocet.evaluation.benchmarks.theatre_staging import Control, stage_scripts
+from avocet.evaluation.exact_judge import exact_dialogue_scores
 from avocet.evaluation.report import KindReport, TheatreReport
 from avocet.evaluation.runner import JudgedItem, caption_and_judge
 from avocet.records import Caption, ClipRef, Failure, Sampling
@@ -105,6 +106,14 @@ def build_report(
     captions = [item.outcome for item in items if isinstance(item.outcome, Caption)]
     perfect = metrics.mean_with_error([float(_is_perfect(item)) for item in scored])
     repetition = metrics.mean_with_error([metrics.repetition_rate(caption.text) for caption in captions])
+    collapse = metrics.share(metrics.is_collapsed(caption.text, caption.stop_reason) for caption in captions)
+    dialogue = metrics.mean_with_error(
+        [
+            exact_dialogue_scores(item.outcome.text, script).f1
+            for item, script in zip(items, scripts, strict=True)
+            if isinstance(item.outcome, Caption)
+        ]
+    )
     return TheatreReport(
         level=scripts[0].level,
         model=captioner.model_id,
@@ -121,6 +130,10 @@ def build_report(
         perfect_standard_error=_known(perfect.standard_error),
         repetition=_known(repetition.mean),
         repetition_standard_error=_known(repetition.standard_error),
+        dialogue_f1=_known(dialogue.mean),
+        dialogue_f1_standard_error=_known(dialogue.standard_error),
+        collapse=_known(collapse.rate),
+        collapse_standard_error=_known(collapse.standard_error),
         order_errors=sum(item.order_errors for item in scored),
         binding_errors=sum(item.binding_errors for item in scored),
         per_kind=_per_kind(scored),
