@@ -15,6 +15,7 @@ from avocet.media import open_clip
 from avocet.models.interface import Prompt
 from avocet.models.registry import ModelOptions
 from avocet.records import Caption, Clip, ClipRef, Failure, Sampling
+from avocet.theatre.language import INSTRUCTIONS
 
 WORLD_WARNING = "nano knows only the procedural theatre; on any other video its caption is not to be trusted"
 
@@ -93,6 +94,19 @@ def test_a_model_of_one_world_warns_outside_of_it(
     assert WORLD_WARNING in captioner.caption(outside).warnings
     general = Captioner(scripted_model(world=None), "big", "rev1")
     assert general.caption(outside).warnings == ()
+
+
+def test_a_model_of_few_instructions_warns_about_others(media_folder: Path, scripted_model: Callable) -> None:
+    captioner = Captioner(scripted_model(world="theatre"), "nano", "rev1")
+    for task, texts in INSTRUCTIONS.items():
+        for text in texts:
+            known = text.format(start=1, end=2, question="Which sound is heard?")
+            if not text.startswith("{question}"):
+                assert captioner.instruction_warning(known) is None, task
+    other = "Provide a thorough account."
+    (warning,) = (one for one in captioner.caption(media_folder / "a.mp4", other).warnings if "instructions" in one)
+    assert "nano knows only instructions like 'Describe" in warning
+    assert Captioner(scripted_model(), "big", "rev1").instruction_warning(other) is None
 
 
 def test_bad_files_are_failures_and_do_not_disturb_the_others(

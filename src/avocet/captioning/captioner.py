@@ -25,8 +25,41 @@ from avocet.models.interface import CaptionModel, Prompt
 from avocet.models.registry import ModelOptions, load_model
 from avocet.records import AudioPolicy, Caption, Clip, ClipRef, Failure, Sampling
 
-_WORLDS = MappingProxyType({"theatre": ("avocet theatre", "the procedural theatre")})
-"""World of a model -> (how the container tag `comment` of its clips begins, its name in words)."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _World:
+    """What a model of a closed world was trained on."""
+
+    comment: str
+    """How the container tag `comment` of its clips begins."""
+    name: str
+    instructions: tuple[str, ...]
+    """How its instructions begin."""
+
+
+_WORLDS = MappingProxyType(
+    {
+        "theatre": _World(
+            comment="avocet theatre",
+            name="the procedural theatre",
+            instructions=(
+                "Describe the video.",
+                "Describe the video and its sound",
+                "What is seen and heard",
+                "Tell what happens",
+                "Write a caption of the video",
+                "Describe the sound.",
+                "What is heard?",
+                "Tell which sounds",
+                "Write down what is said.",
+                "Which words are spoken?",
+                "Transcribe the speech.",
+                "Answer the question",
+                "Watch, listen",
+            ),
+        )
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,16 +135,17 @@ class Captioner:
 
     def caption(
         self,
-        source: Source,
+        path_or_clip: Source,
         instruction: InstructionChoice = None,
         sampling: Sampling | None = None,
         *,
         audio: AudioPolicy = "auto",
         keep_logps: bool = False,
     ) -> Caption:
-        """Caption one clip, given as a path, a `ClipRef` or a decoded `Clip`.
+        """Caption one clip.
 
         Args:
+            path_or_clip: a path, a `ClipRef` or a decoded `Clip`.
             instruction: a text, an `Instruction`, a rule that finds one for the clip (`StyleRule`,
                 `InstructionFile`), or None for the model's own.
             sampling: None for the model's own.
@@ -122,7 +156,7 @@ class Captioner:
         the clip.
         """
         rule = self.rule(instruction)
-        item = self.open(source, audio)
+        item = self.open(path_or_clip, audio)
         return self._run([_Job(item=item, instruction=_ask(rule, item))], sampling, keep_logps)[0]
 
     def caption_batch(
@@ -158,10 +192,20 @@ class Captioner:
         world = self.model.world
         if world is None or world not in _WORLDS:
             return None
-        mark, name = _WORLDS[world]
-        if clip.source.tags.get("comment", "").startswith(mark):
+        known = _WORLDS[world]
+        if clip.source.tags.get("comment", "").startswith(known.comment):
             return None
-        return f"{self.model_id} knows only {name}; on any other video its caption is not to be trusted"
+        return f"{self.model_id} knows only {known.name}; on any other video its caption is not to be trusted"
+
+    def instruction_warning(self, instruction: str) -> str | None:
+        """What to say when the model was trained on a few instructions and `instruction` is none of them."""
+        world = self.model.world
+        if world is None or world not in _WORLDS or instruction.startswith(_WORLDS[world].instructions):
+            return None
+        return (
+            f"{self.model_id} knows only instructions like {self.model.default_instruction!r}; asked in other words it "
+            "leaves things out"
+        )
 
     def _run_or_fail(
         self, jobs: Sequence[_Job], sampling: Sampling | None, keep_logps: bool
@@ -199,8 +243,8 @@ class Captioner:
     ) -> Caption:
         item, clip, completion = job.item, job.item.clip, answer.completion
         warnings = [*clip.warnings, *prompt.warnings, *answer.warnings]
-        if (world_warning := self.world_warning(clip)) is not None:
-            warnings.append(world_warning)
+        of_world = (self.world_warning(clip), self.instruction_warning(job.instruction.text))
+        warnings += [warning for warning in of_world if warning is not None]
         timings = {"media": item.media_seconds, **shares, "retry": answer.retry_seconds}
         return Caption(
             clip_id=clip.id,
