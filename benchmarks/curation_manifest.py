@@ -4,8 +4,7 @@
 
 The media are stubbed: the clips come with the facts that measuring leaves, and the teachers answer at once, in this
 process, with texts of about real length. So what is measured is the machinery: manifests, ledgers, digests, checks of
-sentences, parsing, and the writing of the data set. Finding duplicates is left out; it holds fingerprints of all clips
-(docs/curation.md has its numbers).
+sentences, parsing, and the writing of the data set. Finding duplicates is left out; it holds fingerprints of all clips.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ class StubTeacher:
 
     name = "stub"
     version = "1"
+    reads_texts = True
 
     def ask(self, task: TeacherTask) -> Answer:
         cost = Cost(usd=0.001, num_calls=1)
@@ -143,7 +143,7 @@ def run(pipeline: str, count: int) -> dict[str, Any]:
         write_run_record(folder, record)
         output = OutputSettings()
         wrote = time.monotonic()
-        splits = write_examples(read_manifest(last_manifest(folder, record.stages)), folder, output)
+        splits = write_examples(last_manifest(folder, record.stages), folder, output)
         write_card(folder, card := make_card(folder, output, splits))
         now = time.monotonic()
         num_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())

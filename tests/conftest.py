@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from shared_files import require, shared_folder
 
 from avocet.errors import LayoutError
 from avocet.models.interface import Completion, Prefix, Prompt
@@ -109,8 +110,27 @@ class ScriptedModel:
             )
         return completions
 
-    def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
-        return [[torch.zeros(len(ids)) for ids in row] for row in completions]
+    def score(
+        self, prefix: Prefix, completions: Sequence[Sequence[Completion | Sequence[int]]]
+    ) -> list[list[torch.Tensor]]:
+        ids = [[one.token_ids if isinstance(one, Completion) else one for one in row] for row in completions]
+        return [[torch.zeros(len(tokens)) for tokens in row] for row in ids]
+
+
+@pytest.fixture(scope="session")
+def media_dir() -> Path:
+    """Folder of real media files."""
+    folder = shared_folder("AVOCET_MEDIA_DIR", "media")
+    require(folder.is_dir(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark_data() -> Path:
+    """Folder of the benchmarks' own files."""
+    folder = shared_folder("AVOCET_BENCHMARK_DATA", "data")
+    require(folder.is_dir(), folder)
+    return folder
 
 
 @pytest.fixture

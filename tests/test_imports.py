@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "avocet"
 
 ORDER = (
-    *("errors", "records", "ledger", "media", "models", "captioning", "metrics", "judging", "theatre"),
-    *("evaluation", "rewards", "curation", "training", "review", "cli", "__main__"),
+    *("errors", "_record", "provenance", "records", "ledger", "media", "models", "captioning", "metrics", "judging"),
+    *("theatre", "evaluation", "rewards", "curation", "training", "review", "cli", "__main__"),
 )
 """Each part may import itself and what stands before it."""
 
@@ -23,6 +24,13 @@ MODEL_BLIND = ("captioning", "evaluation", "training")
 
 MODEL_NEUTRAL = ("interface", "layout", "registry", "prefix", "features", "lora", "decoder", "scoring", "loops")
 """What the model-blind parts may use of `avocet.models`."""
+
+OF_THE_THEATRE = (
+    *("rewards.exact", "cli.theatre", "cli.demo"),
+    *(f"training.{name}" for name in ("render", "labels", "batches", "objectives", "dev")),
+)
+"""What stands below evaluation and exists for the theatre: exact rewards, two commands, and the stages of nano, which
+learns from rendered plays."""
 
 HEAVY = ("torch", "transformers", "av", "tyro", "pydantic", "rich", "numpy")
 
@@ -91,6 +99,19 @@ def test_stages_do_not_know_which_model_they_hold(path: Path) -> None:
     assert concrete == []
 
 
+def test_only_what_exists_for_the_theatre_imports_it() -> None:
+    """All else works on any clips: whoever wants the theatre's exact judge passes it in."""
+    below = ORDER[ORDER.index("evaluation") + 1 :]
+    users = {
+        ".".join(parts)
+        for path in FILES
+        if (parts := module_parts(path)) and parts[0] in below
+        for target, _ in avocet_imports(path)
+        if target[:1] == ("theatre",)
+    }
+    assert users == set(OF_THE_THEATRE)
+
+
 def test_nothing_imports_the_command_line() -> None:
     problems = [
         f"{path}:{line}"
@@ -123,7 +144,7 @@ def test_start_up_stays_light(module: str) -> None:
 PUBLIC_PATHS = (
     *("avocet.open_clip", "avocet.load_captioner", "avocet.metrics.event_rates", "avocet.theatre.stage"),
     *("avocet.models.salmonn2.load_checkpoint", "avocet.training.losses.gdpo_loss"),
-    *("avocet.training.pairs.select_pair", "avocet.rewards.dialogue_reward"),
+    *("avocet.training.pairs.select_pair", "avocet.rewards.dialogue_reward", "avocet.curation.Cost"),
 )
 
 
@@ -132,6 +153,20 @@ def test_public_paths_work_from_a_single_import(path: str) -> None:
     code = f"import avocet; print({path}.__name__)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == path.rsplit(".", 1)[1]
+
+
+def test_public_parameters_have_their_names() -> None:
+    import avocet
+
+    names = {
+        avocet.theatre.judge: ("caption_text", "script"),
+        avocet.theatre.make_script: ("seed", "level"),
+        avocet.theatre.stage: ("script", "path"),
+        avocet.Captioner.caption: ("self", "path_or_clip", "instruction", "sampling"),
+        avocet.load_captioner: ("name", "device", "dtype", "revision"),
+    }
+    for function, expected in names.items():
+        assert tuple(inspect.signature(function).parameters)[: len(expected)] == expected
 
 
 def test_public_names_are_there() -> None:

@@ -15,6 +15,7 @@ from avocet.errors import AvocetError
 if TYPE_CHECKING:
     from avocet import (
         captioning,
+        curation,
         evaluation,
         judging,
         ledger,
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = frozenset(
     {
-        *("captioning", "evaluation", "judging", "ledger", "media", "metrics", "models"),
+        *("captioning", "curation", "evaluation", "judging", "ledger", "media", "metrics", "models"),
         *("records", "review", "rewards", "theatre", "training"),
     }
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Captioner",
     "__version__",
     "captioning",
+    "curation",
     "errors",
     "evaluation",
     "judging",

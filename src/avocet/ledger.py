@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from avocet.errors import ConfigError, RecordError
-from avocet.records import Record
+from avocet.records import Record, json_line
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Ledger:
             a killed process, and costs milliseconds per record.
 
     Raises `RecordError` for damaged lines and repeated keys, naming file and line, and `ConfigError`
-    when another process is writing to the same file.
+    when another process is writing to the same file or the file cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike[str], key: KeyRule = "clip_id", *, fsync: bool = False) -> None:
@@ -51,8 +51,13 @@ class Ledger:
         self._lines_of_keys: dict[str, int] = {}
         self.num_repaired = 0
         """Torn last lines that opening cut off or completed: 0 or 1."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be written: {error.strerror or error}; choose another place for it"
+            ) from error
         try:
             self._lock()
             self._repair_tail()
@@ -96,7 +101,7 @@ class Ledger:
         key = self._key_of(data, "the new record")
         if key in self._lines_of_keys:
             raise RecordError(f"{self.path}: {key!r} is already recorded in line {self._lines_of_keys[key]}")
-        self._write(json.dumps(data, ensure_ascii=False).encode() + b"\n")
+        self._write(json_line(data).encode() + b"\n")
         self._lines_of_keys[key] = len(self._lines_of_keys) + 1
 
     def close(self) -> None:

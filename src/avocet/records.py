@@ -9,13 +9,16 @@ shows as 0:00); intervals are half-open.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
+import importlib
+import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from avocet._record import FloatOrNan as FloatOrNan
+from avocet._record import Record as Record
+from avocet._record import json_line as json_line
 from avocet.errors import RecordError
 
 AudioStatus = Literal["present", "silent", "absent", "undecodable"]
@@ -23,12 +26,12 @@ AudioPolicy = Literal["auto", "require", "ignore"]
 StopReason = Literal["end", "length", "repetition"]
 """Why a completion ended: the model ended it, its token limit, or the repetition guard."""
 RepetitionGuard = Literal["off", "stop", "retry"]
+Stage = Literal["media", "model", "judge"]
+VerdictStatus = Literal["scored", "unscored"]
 Task = Literal["caption", "local_caption", "qa", "asr", "audio_caption"]
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform inside Avocet."""
-
-_RecordT = TypeVar("_RecordT", bound="Record")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -36,63 +39,29 @@ def _check(condition: bool, message: str) -> None:
         raise RecordError(message)
 
 
+def _check_choice(name: str, value: object, choices: object) -> None:
+    allowed = get_args(choices)
+    _check(value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
 def _check_interval(name: str, start_seconds: float | None, end_seconds: float | None) -> None:
-    if start_seconds is not None:
-        _check(start_seconds >= 0, f"{name}: start_seconds must be >= 0, got {start_seconds}")
-    if start_seconds is not None and end_seconds is not None:
+    for field, seconds in (("start_seconds", start_seconds), ("end_seconds", end_seconds)):
+        good = seconds is None or (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0)
+        _check(good, f"{name}: {field} must be a number of seconds >= 0, got {seconds!r}")
+    if end_seconds is not None:
         _check(
-            end_seconds > start_seconds,
+            end_seconds > (start_seconds or 0.0),
             f"{name}: the interval [{start_seconds}, {end_seconds}) is empty; end_seconds must be larger",
         )
 
 
-@functools.cache
-def _adapter(record_type: type[Any]) -> Any:
-    # pydantic costs 0.1 s to import; only reading files from outside needs it.
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(record_type)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
-    """Base of the records that are one JSON line each."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    """Unknown fields are errors, also in nested records."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary of JSON types."""
-        return dataclasses.asdict(self)
-
-    def to_json_line(self) -> str:
-        """One line of JSON without the newline."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
-
-    @classmethod
-    def from_dict(cls: type[_RecordT], data: Mapping[str, Any]) -> _RecordT:
-        """Validate untrusted data. Raises `RecordError` naming each wrong field."""
-        from pydantic import ValidationError
-
-        try:
-            record: _RecordT = _adapter(cls).validate_python(dict(data))  # type: ignore[arg-type]  # classes are hashable
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or cls.__name__}: {item['msg']}"
-                for item in error.errors()
-            )
-            raise RecordError(f"not a valid {cls.__name__}: {problems}") from error
-        return record
-
-    @classmethod
-    def from_json(cls: type[_RecordT], line: str) -> _RecordT:
-        """Read one JSON line. Raises `RecordError` when it is no JSON object or breaks the record's rules."""
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RecordError(f"not a valid {cls.__name__}: not JSON ({error})") from error
-        _check(isinstance(data, dict), f"not a valid {cls.__name__}: expected a JSON object, got {type(data).__name__}")
-        return cls.from_dict(data)
+def _check_strings(record: Record, name: str, *fields: str) -> None:
+    """The fields as tuples of strings; a list is taken, a string by itself, which would be its letters, is not."""
+    for field in fields:
+        values = getattr(record, field)
+        good = isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+        _check(good, f"{name}: {field} must be a tuple of strings, got {values!r:.60}")
+        object.__setattr__(record, field, tuple(values))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,10 +136,7 @@ class Clip:
         )
         _check(times.shape == (len(frames),), f"{name}: {len(frames)} frames but times of shape {times.shape}")
         _check(len(times) < 2 or bool(np.all(np.diff(times) > 0)), f"{name}: frame times must increase strictly")
-        _check(
-            self.audio_status in get_args(AudioStatus),
-            f"{name}: audio_status must be one of {get_args(AudioStatus)}, got {self.audio_status!r}",
-        )
+        _check_choice(f"{name}: audio_status", self.audio_status, AudioStatus)
         if self.waveform is not None:
             _check(
                 self.waveform.dtype == np.float32 and self.waveform.ndim == 1,
@@ -241,10 +207,7 @@ class Sampling(Record):
         _check(self.temperature >= 0, f"Sampling: temperature must be >= 0, got {self.temperature}")
         _check(0 < self.top_p <= 1, f"Sampling: top_p must be in (0, 1], got {self.top_p}")
         _check(self.repetition_penalty > 0, f"Sampling: repetition_penalty must be > 0, got {self.repetition_penalty}")
-        _check(
-            self.repetition_guard in get_args(RepetitionGuard),
-            f"Sampling: repetition_guard must be one of {get_args(RepetitionGuard)}, got {self.repetition_guard!r}",
-        )
+        _check_choice("Sampling: repetition_guard", self.repetition_guard, RepetitionGuard)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,8 +243,15 @@ class Caption(Record):
 
     def __post_init__(self) -> None:
         _check(bool(self.clip_id), "Caption: clip_id must not be empty")
-        _check_interval(f"Caption of {self.clip_id!r}", self.start_seconds, self.end_seconds)
-        _check(self.num_tokens >= 0, f"Caption of {self.clip_id!r}: num_tokens must be >= 0, got {self.num_tokens}")
+        name = f"Caption of {self.clip_id!r}"
+        _check_interval(name, self.start_seconds, self.end_seconds)
+        _check_choice(f"{name}: stop_reason", self.stop_reason, StopReason)
+        _check_choice(f"{name}: audio_status", self.audio_status, AudioStatus)
+        for field in ("num_tokens", "num_frames", "fps"):
+            value = getattr(self, field)
+            _check(0 <= value < math.inf, f"{name}: {field} must be >= 0, got {value}")
+        _check_strings(self, name, "warnings")
+        object.__setattr__(self, "token_logps", tuple(self.token_logps))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,9 +260,12 @@ class Failure(Record):
 
     clip_id: str
     path: str
-    stage: Literal["media", "model", "judge"]
+    stage: Stage
     error: str
     """One line: what happened."""
+
+    def __post_init__(self) -> None:
+        _check_choice(f"Failure of {self.clip_id!r}: stage", self.stage, Stage)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -302,17 +275,18 @@ class Verdict(Record):
     clip_id: str
     judge: str
     run_index: int = 0
-    status: Literal["scored", "unscored"] = "scored"
+    status: VerdictStatus = "scored"
     reason: str | None = None
     """Why it is unscored."""
     findings: dict[str, Any] = dataclasses.field(default_factory=dict)
     raw_reply: str | None = None
 
     def __post_init__(self) -> None:
-        _check(
-            (self.status == "unscored") == (self.reason is not None),
-            f"Verdict on {self.clip_id!r}: an unscored verdict needs a reason, a scored one has none",
-        )
+        name = f"Verdict on {self.clip_id!r}"
+        _check_choice(f"{name}: status", self.status, VerdictStatus)
+        _check(self.run_index >= 0, f"{name}: run_index must be >= 0, got {self.run_index}")
+        good = self.reason is None if self.status == "scored" else bool(self.reason and self.reason.strip())
+        _check(good, f"{name}: an unscored verdict needs a reason, a scored one has none; got {self.reason!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,12 +306,26 @@ class TrainingExample(Record):
     end_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        name = f"TrainingExample {self.clip.id!r}"
+        _check_choice(f"{name}: task", self.task, Task)
+        _check(bool(self.target), f"{name}: target must not be empty")
+        _check_strings(self, name, "events", "checklist")
+        _check_dialogue(self, name)
+        _check_interval(name, self.start_seconds, self.end_seconds)
         _check(
-            self.task in get_args(Task),
-            f"TrainingExample {self.clip.id!r}: task must be one of {get_args(Task)}, got {self.task!r}",
+            (self.start_seconds is None) == (self.end_seconds is None),
+            f"{name}: an interval has both ends, got [{self.start_seconds}, {self.end_seconds})",
         )
-        _check(bool(self.target), f"TrainingExample {self.clip.id!r}: target must not be empty")
-        _check_interval(f"TrainingExample {self.clip.id!r}", self.start_seconds, self.end_seconds)
+
+
+def _check_dialogue(example: TrainingExample, name: str) -> None:
+    said = example.dialogue
+    _check(isinstance(said, list | tuple), f"{name}: dialogue must be a tuple of utterances, got {said!r:.60}")
+    for one in said:
+        good = isinstance(one, Mapping) and one.keys() == {"speaker", "text"}
+        good = good and all(isinstance(part, str) for part in one.values())
+        _check(good, f'{name}: an utterance of the dialogue is {{"speaker": ..., "text": ...}}, got {one!r:.100}')
+    object.__setattr__(example, "dialogue", tuple(said))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -349,10 +337,19 @@ class PreferencePair(Record):
     chosen: str
     rejected: str
     ground_truth: str
-    chosen_metrics: dict[str, float]
-    rejected_metrics: dict[str, float]
+    chosen_metrics: dict[str, FloatOrNan]
+    rejected_metrics: dict[str, FloatOrNan]
     round: int
 
     def __post_init__(self) -> None:
         _check(self.chosen != self.rejected, f"PreferencePair {self.clip.id!r}: chosen and rejected are the same text")
         _check(self.round >= 1, f"PreferencePair {self.clip.id!r}: round starts at 1, got {self.round}")
+
+
+if not TYPE_CHECKING:  # to a type checker every name would be in a module that has this
+
+    def __getattr__(name: str) -> Any:
+        # A prompt crosses the seams like the others, but holds tensors: asking for it loads PyTorch.
+        if name == "Prompt":
+            return importlib.import_module("avocet.models.interface").Prompt
+        raise AttributeError(f"module 'avocet.records' has no attribute {name!r}")

@@ -52,6 +52,15 @@ def test_a_folder_without_media_is_a_failure(tmp_path: Path) -> None:
     assert "holds no media files" in failures[0].error
 
 
+def test_links_that_lead_nowhere_are_failures_on_record(tmp_path: Path, scripted_model: Callable) -> None:
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
+    clips, failures = find_clips([tmp_path])
+    assert ([Path(clip.path).name for clip in clips], failures) == (["gone.mp4", "loop.mp4"], [])
+    outcomes = list(caption_clips(Captioner(scripted_model(), "toy", "rev1"), clips))
+    assert [type(outcome) for outcome in outcomes] == [Failure, Failure]
+
+
 def test_batches_keep_the_order(media_folder: Path, broken_files: list[Path], scripted_model: Callable) -> None:
     model = scripted_model()
     clips, _ = find_clips([media_folder, *broken_files])

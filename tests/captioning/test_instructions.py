@@ -155,6 +155,8 @@ def test_what_a_choice_stands_for() -> None:
     assert instruction_rule(lambda ref: Instruction(text=ref.id), "Describe.")(anything).text == "a.mp4"
     with pytest.raises(ConfigError, match=r"the instruction \(given\) is empty"):
         instruction_rule(" \n", "Describe.")
+    with pytest.raises(ConfigError, match=r"'caf\\udce9' is no Unicode text: .* at character 3; write it in UTF-8"):
+        instruction_rule(b"caf\xe9".decode(errors="surrogateescape"), "Describe.")
 
 
 # Files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_bad_files_give_one_line_each_and_the_good_ones_are_captioned(
     for name, line in zip(("truncated", "empty", "text", "gone"), errors, strict=True):
         assert line.startswith("avocet caption: ")
         assert f"{name}.mp4" in line
+
+
+def test_a_name_that_is_not_utf_8_does_not_end_the_run(
+    media_folder: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    strange = os.fsdecode(os.fsencode(media_folder) + b"/caf\xe9.mp4")
+    (media_folder / "b.mp4").rename(strange)
+    assert caption(media_folder, "--out", tmp_path / "captions.jsonl", model=tiny_model_folder) == 2
+    assert len((tmp_path / "captions.jsonl").read_text().splitlines()) == 2
+    failure = Failure.from_json((tmp_path / "captions.failures.jsonl").read_text())
+    assert failure.path == strange
+    assert "not valid UTF-8" in failure.error
 
 
 def test_out_is_resumed(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -80,6 +82,38 @@ def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     install_command(monkeypatch, "demo", ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         main(["demo"])
+
+
+def test_a_path_that_cannot_be_used_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["theatre", "make", "--num-clips", "1", "--out", str(file)]) == 2
+    assert capsys.readouterr().err == f"avocet theatre: {str(file)!r} cannot be used: File exists; name another path\n"
+    with pytest.raises(FileExistsError):
+        main(["--debug", "theatre", "make", "--num-clips", "1", "--out", str(file)])
+    # An OSError about no path may be ours.
+    install_command(monkeypatch, "demo", OSError("a bug"))
+    with pytest.raises(OSError, match="a bug"):
+        main(["demo"])
+
+
+def test_debug_shows_where_our_errors_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_command(monkeypatch, "demo", ConfigError("wrong"))
+    with pytest.raises(ConfigError, match="wrong"):
+        main(["--debug", "demo"])
+
+
+@pytest.mark.parametrize("argv", [("theatre", "show", "7"), ("theatre", "--help"), ("--help",)])
+def test_a_reader_that_goes_away_ends_it_quietly(argv: tuple[str, ...]) -> None:
+    """`avocet ... | head`, with a reader that is gone before the first line."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as output:
+        command = [sys.executable, "-m", "avocet", *argv]
+        result = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False)
+    assert (result.returncode, result.stderr) == (141, b"")
 
 
 def test_help_is_fast() -> None:

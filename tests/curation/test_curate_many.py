@@ -136,8 +136,9 @@ def test_the_result_trains_nano_further_as_it_is(
             == 0
         )
     root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"AVOCET_NANO_DATA": str(out / "train.jsonl"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    settings = ["--set", f"data={out / 'train.jsonl'}", "--run-dir", str(tmp_path / "run")]
     for stage in ("align", "sft"):
-        words = [sys.executable, "-m", "avocet", "train", stage, "nano_finetune", "--run-dir", str(tmp_path / "run")]
+        words = [sys.executable, "-m", "avocet", "train", stage, "nano_finetune", *settings]
         done = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]

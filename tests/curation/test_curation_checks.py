@@ -37,7 +37,15 @@ def test_what_is_lost_and_what_is_out_of_order() -> None:
     swapped = check_sentences("One cat sits. Two dogs run.", "Two dogs run. One cat sits.")
     assert (swapped.lost, swapped.out_of_order) == ((), ("Two dogs run.",))
     twice = check_sentences("It barks. It barks.", "It barks.")
-    assert twice.out_of_order == ("It barks.",), "what comes twice must be there twice"
+    assert (twice.lost, twice.out_of_order) == (("It barks.",), ()), "what comes twice must be there twice"
+    # Both dogs are there, the second before the man.
+    early = check_sentences("A dog barks. A man runs. A dog barks.", "A dog barks. A dog barks. A man runs.")
+    assert (early.lost, early.out_of_order) == ((), ("A dog barks.",))
+    gone = check_sentences("A dog barks. A man runs. A dog barks.", "A dog barks. A man runs.")
+    assert (gone.lost, gone.out_of_order) == (("A dog barks.",), ())
+    # A part of a longer sentence that stands before it: there, but not in order.
+    inside = check_sentences("A dog barks. A dog barks loudly.", "A dog barks loudly. A dog barks.")
+    assert (inside.lost, inside.out_of_order) == ((), ("A dog barks loudly.",))
 
 
 def test_similar_is_enough_for_long_sentences_only() -> None:

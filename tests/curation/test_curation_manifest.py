@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,11 @@ def test_a_line_needs_a_path_only(tmp_path: Path) -> None:
         '{"path": "https://host/c.mp4", "id": "c", "source_id": "film", "meta": {"title": "C"}}\n'
     )
     a, b, c = read_manifest(manifest)
-    assert (a.id, a.path, a.source_id, a.licence) == ("a.mp4", str(tmp_path / "a.mp4"), "a.mp4", None)
-    assert (b.id, b.path, b.licence) == ("sub/b.mp4#t=2,7.5", str(tmp_path / "sub" / "b.mp4"), "CC-BY-4.0")
-    assert (b.source_id, b.duration_seconds) == ("sub/b.mp4", 5.5)
+    place = str(tmp_path / "a.mp4")
+    assert (a.id, a.path, a.source_id, a.licence) == (place, place, place, None)
+    other = str(tmp_path / "sub" / "b.mp4")
+    assert (b.id, b.path, b.licence) == (f"{other}#t=2,7.5", other, "CC-BY-4.0")
+    assert (b.source_id, b.duration_seconds) == (other, 5.5)
     assert (c.path, c.source_id, c.ref.meta) == ("https://host/c.mp4", "film", {"title": "C"})
     assert c.duration_seconds is None
 
@@ -53,7 +56,13 @@ def test_writing_and_reading_gives_the_same_clips(tmp_path: Path) -> None:
         ('{"path": "a", "colour": "red"}', "colour"),
         ('{"path": "a", "start_seconds": 5, "end_seconds": 5}', r"the interval \[5.0, 5.0\) is empty"),
         ('{"path": "a", "sha256": "abc"}', "64 lower-case hex digits"),
-        ('{"path": "first"}', "id 'first' was already given in line 1"),
+        ('{"path": "./first"}', "id '.*/first' was already given in line 1"),
+        ('{"path": "a", "meta": {"b": NaN}}', "NaN is no JSON; write null"),
+        ('{"path": "a", "facts": {"probe": {"b": -Infinity}}}', "-Infinity is no JSON"),
+        ('{"path": "a", "meta": {"b": 1e400}}', "meta cannot be written to a manifest: it is no JSON"),
+        ('{"path": "a", "meta": {"b": "\\ud83d"}}', "half of a surrogate pair"),
+        ('{"path": "a", "licence": "\\ud83d"}', "half of a surrogate pair"),
+        ('{"path": "a", "facts": {"caption": {"text": "\\ud83d"}}}', "half of a surrogate pair"),
     ],
 )
 def test_wrong_lines_are_named(tmp_path: Path, line: str, problem: str) -> None:
@@ -89,20 +98,56 @@ def test_relative_paths_mean_the_same_in_another_folder(tmp_path: Path, monkeypa
     clips = [*find_manifest_clips(["videos", "m.jsonl"]), ManifestClip(id="c", path="videos/a.mp4")]
     write_manifest("out/deep/n.jsonl", clips)
     again = list(read_manifest("out/deep/n.jsonl"))
-    assert [clip.id for clip in again] == ["videos/a.mp4", "b", "c"]
+    assert [clip.id for clip in again] == [str(tmp_path / "videos" / "a.mp4"), "b", "c"]
     assert {clip.path for clip in again} == {str(tmp_path / "videos" / "a.mp4")}
 
 
 def test_names_that_are_no_unicode_are_refused() -> None:
     with pytest.raises(RecordError, match="not valid Unicode, which no manifest can hold; rename"):
         ManifestClip(id="a", path="caf\udce9.mp4")
+    with pytest.raises(RecordError, match=r"url cannot be written to a manifest: it holds half of .*'.udce9'"):
+        ManifestClip(id="a", path="a.mp4", url="https://host/\udce9")
+    assert ManifestClip(id="a", path="a\0b").source_id == "a\0b", "no file, but a record"
+
+
+def test_equal_names_in_two_manifests_are_two_clips(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.jsonl").write_text('{"path": "clip.mp4"}\n')
+    clips = list(find_manifest_clips([tmp_path / "one" / "m.jsonl", tmp_path / "two" / "m.jsonl"]))
+    places = [str(tmp_path / folder / "clip.mp4") for folder in ("one", "two")]
+    assert [clip.id for clip in clips] == [clip.source_id for clip in clips] == places
+
+
+def test_a_clip_that_comes_twice_is_merged_and_one_that_differs_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"path": "a.mp4"}\n{"path": "b.mp4", "id": "b"}\n')
+    (tmp_path / "n.jsonl").write_text('{"path": "./a.mp4"}\n')
+    merged: list[str] = []
+    clips = list(find_manifest_clips([tmp_path / "m.jsonl", tmp_path / "n.jsonl"], merged))
+    assert [clip.id for clip in clips] == [str(tmp_path / "a.mp4"), "b"]
+    assert merged == [str(tmp_path / "a.mp4")]
+    (tmp_path / "o.jsonl").write_text('{"path": "c.mp4", "id": "b"}\n')
+    with pytest.raises(RecordError, match=r"o\.jsonl: id 'b' was already given in .*m\.jsonl, to a clip with another"):
+        list(find_manifest_clips([tmp_path / "m.jsonl", tmp_path / "o.jsonl"]))
+
+
+def test_one_file_under_several_names_is_one_source(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
+    names = ("a.mp4", "./a.mp4", "link.mp4", f"../{tmp_path.name}/a.mp4")
+    lines = (json.dumps({"path": name, "start_seconds": 10 * place}) for place, name in enumerate(names))
+    (tmp_path / "m.jsonl").write_text("\n".join(lines) + "\n")
+    assert {clip.source_id for clip in read_manifest(tmp_path / "m.jsonl")} == {str(tmp_path / "a.mp4")}
 
 
 def test_pieces_keep_provenance_and_no_facts() -> None:
-    film = ManifestClip(id="film", path="f.mp4", licence="CC0", url="https://host/f", facts={"probe": {"width": 9}})
+    facts = {"probe": {"width": 9, "file_sha256": "a" * 64}}
+    film = ManifestClip(id="film", path="/v/f.mp4", licence="CC0", url="https://host/f", facts=facts)
     piece = film.piece(10.0, 20.5)
     assert (piece.id, piece.start_seconds, piece.end_seconds) == ("film#t=10,20.5", 10.0, 20.5)
-    assert (piece.source_id, piece.licence, piece.url, piece.facts) == ("f.mp4", "CC0", "https://host/f", {})
+    assert (piece.source_id, piece.licence, piece.url, piece.facts) == ("/v/f.mp4", "CC0", "https://host/f", {})
+    assert piece.sha256 == piece.file_sha256 == film.file_sha256 == "a" * 64
+    assert film.sha256 is None, "nobody stated it"
     assert piece.piece(10.0, 12.0).id == "film#t=10,20.5#t=10,12"
 
 
@@ -139,6 +184,14 @@ def test_the_digest_changes_with_what_a_stage_reads(tmp_path: Path) -> None:
     path.write_bytes(b"12345")
     assert clip.digest((), reads_media=True) != before
     assert clip.digest((), reads_media=False) == without_media
+    # Another file of the same size, and one whose size and time are kept but whose hash was measured anew.
+    five = clip.digest((), reads_media=True)
+    os.utime(path, ns=(1, 1))
+    touched = clip.digest((), reads_media=True)
+    assert touched != five
+    hashed = clip.with_facts("probe", {"file_sha256": "b" * 64}).digest((), reads_media=True)
+    assert hashed != touched
+    assert hashed != clip.with_facts("probe", {"file_sha256": "c" * 64}).digest((), reads_media=True)
 
 
 def test_file_hash(tmp_path: Path) -> None:

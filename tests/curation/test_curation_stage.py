@@ -104,7 +104,7 @@ def test_every_outcome_is_counted(tmp_path: Path) -> None:
     dropped = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
     assert dropped[0] == {
         "id": "5",
-        "source_id": "5.mp4",
+        "source_id": os.path.abspath("5.mp4"),
         "path": "5.mp4",
         "stage": "sorting",
         "reason": "fifth",
@@ -223,8 +223,10 @@ def test_looks_are_kept_when_the_caller_stops(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_and_repeated_ids(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="workers and max_attempts must be >= 1"):
+    with pytest.raises(ConfigError, match="workers must be >= 1, got 0"):
         run_stage(Sorting(), make_clips(1), tmp_path, workers=0)
+    with pytest.raises(ConfigError, match=r"needs max_attempts >= 1 .*, got 0 and 0\.5"):
+        run_stage(Sorting(), make_clips(1), tmp_path, max_attempts=0)
     with pytest.raises(RecordError, match="id '1' comes twice"):
         run_stage(Sorting(), [*make_clips(1), *make_clips(1)], tmp_path)
     with pytest.raises(ConfigError, match="names that differ"):

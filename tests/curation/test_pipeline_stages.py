@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from told_teachers import Scores, clip_with, told
 
 from avocet.curation import Dropped, Failed, Kept, ManifestClip
 from avocet.curation.outcomes import Cost
 from avocet.curation.outputs import OutputSettings, examples_of, split_of
 from avocet.curation.pipelines import (
-    CaptionFilter,
     CompletenessStage,
     DescribeStage,
     DialogueCheck,
@@ -24,49 +23,17 @@ from avocet.curation.pipelines import (
     LocalStage,
     PipelineSettings,
     QaStage,
+    SoundCheck,
     annotation_steps,
     pipeline_steps,
+    plan_notes,
 )
 from avocet.curation.pipelines.captions_in import annotated, caption_clips
 from avocet.curation.pipelines.session import JudgeSettings, LazyJudge, LazyTeachers
-from avocet.curation.teachers import ROLES, Answer, Preview, TeacherError, Teachers, TeacherTask
+from avocet.curation.teachers import TeacherError, Teachers, TeacherTask
 from avocet.curation.teachers.bindings import TeacherOptions
 from avocet.errors import ConfigError, MediaError, RecordError
-from avocet.judging.completeness import FusedCaption
-from avocet.records import ClipRef, TrainingExample, Verdict
-
-Reply = Callable[[TeacherTask], str]
-
-
-class InProcess:
-    """A teacher that says what a function gives, for 1 USD each."""
-
-    name = "told"
-
-    def __init__(self, reply: Reply, version: str = "1") -> None:
-        self.reply, self.version = reply, version
-        self.tasks: list[TeacherTask] = []
-
-    def ask(self, task: TeacherTask) -> Answer:
-        self.tasks.append(task)
-        text, cost = self.reply(task), Cost(usd=1.0, num_calls=1)
-        return Answer(text=text, cost=cost, bought=cost, teacher="told", prompt_version="1", cached=False)
-
-    def preview(self, task: TeacherTask) -> Preview:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def told(reply: Reply | str, version: str = "1") -> tuple[Teachers, InProcess]:
-    teacher = InProcess(reply if callable(reply) else lambda task: reply, version)
-    return Teachers(dict.fromkeys(ROLES, teacher)), teacher
-
-
-def clip_with(**facts: dict[str, Any]) -> ManifestClip:
-    known = {"measure": {"duration_seconds": 24.0}, "caption": {"text": 'A dog barks. Ann says, "Come in."'}}
-    return ManifestClip(id="a", path="/v/a.mp4", start_seconds=100.0, end_seconds=124.0, facts=known | facts)
+from avocet.records import ClipRef, TrainingExample
 
 
 def test_segments_are_asked_about_on_the_files_timeline_and_kept_on_the_clips() -> None:
@@ -108,6 +75,19 @@ def test_a_question_without_answer_fails_and_unreadable_media_drops() -> None:
     dropped = DescribeStage(name="audio", sense="audio", teachers=told(broken)[0]).process(clip_with())
     assert isinstance(dropped, Dropped)
     assert (dropped.reason, dropped.cost) == ("media_error", Cost(usd=1.0, num_calls=1))
+
+
+@pytest.mark.parametrize("reason", ["no_sound", "no_picture", "too_large"])
+def test_what_no_other_try_can_change_drops_the_clip_with_its_cost(reason: str) -> None:
+    def lacking(task: TeacherTask) -> str:
+        assert task.clip is not None
+        if task.clip.start_seconds == 120:
+            raise TeacherError(reason, "so it is", at_once=False)
+        return "Fine."
+
+    dropped = DescribeStage(name="audio", sense="audio", teachers=told(lacking)[0]).process(clip_with())
+    # Two of the three segments were answered.
+    assert dropped == Dropped(reason=reason, detail="so it is", cost=Cost(usd=2.0, num_calls=2))
 
 
 def test_a_fusion_is_asked_for_until_it_holds_every_sentence() -> None:
@@ -155,6 +135,16 @@ def test_what_does_not_stand_in_the_caption_is_not_believed() -> None:
     assert isinstance(asked, Kept)
     assert [pair["question"] for pair in asked.facts["pairs"]] == ["Q0?"]
     assert asked.facts["num_without_evidence"] == 2
+    rings = {"name": "bell", "heard": True, "evidence": "a bell  RINGS."}
+    gong = {"name": "gong", "heard": True, "evidence": "a gong is struck"}
+    replies = [json.dumps({"reasoning": "", "sounds": sounds}) for sounds in ([rings, gong], [rings])]
+    clip = clip_with(audio={"segments": [{"text": "Far away a bell rings."}]})
+    heard = SoundCheck(teachers=told(lambda task: replies[task.index])[0]).process(clip)
+    assert isinstance(heard, Kept)
+    assert (heard.facts, heard.cost.num_calls) == ({"not_heard": [], "num_sounds": 1, "flags": []}, 2)
+    believed = SoundCheck(teachers=told(replies[0])[0]).process(clip)
+    assert isinstance(believed, Kept)
+    assert "'a gong is struck' does not stand in the audio caption" in believed.facts["unread"]
 
 
 def test_a_local_part_has_the_events_that_overlap_it() -> None:
@@ -202,7 +192,10 @@ def test_dialogue_is_compared_with_the_transcript() -> None:
     assert check("Come in.")["word_error_rate"] == 0.0
     wrong = check("Go away now, please.")
     assert (wrong["flags"], wrong["worst_utterance"]) == (["words_not_heard"], "Come in.")
-    assert check("Go away now, please.", dialogue={"utterances": []})["flags"] == ["speech_not_told"]
+    silent = check("Go away now, please.", dialogue={"utterances": []})
+    assert (silent["flags"], silent["word_error_rate"]) == (["speech_not_told"], None), "no rate of what is not told"
+    # Four characters are four words.
+    assert check("请你进来", dialogue={"utterances": []})["flags"] == ["speech_not_told"]
     written = {"segments": [{"text": 'A sign says "Come in."'}]}
     assert check("", visual=written) == {
         "word_error_rate": None,
@@ -211,19 +204,6 @@ def test_dialogue_is_compared_with_the_transcript() -> None:
         "worst_utterance": "",
         "flags": [],
     }
-
-
-class Scores:
-    identity = "scores"
-
-    def __init__(self, *verdicts: int | str) -> None:
-        self.verdicts = list(verdicts)
-
-    def score(self, item: FusedCaption, run_index: int) -> tuple[Verdict, Cost]:
-        given, cost = self.verdicts[run_index], Cost(usd=1.0, num_calls=1)
-        if isinstance(given, str):
-            return Verdict(clip_id="a", judge="scores", status="unscored", reason=given), cost
-        return Verdict(clip_id="a", judge="scores", findings={"score": given, "missing": ["1: x"]}), cost
 
 
 def test_completeness() -> None:
@@ -240,21 +220,6 @@ def test_completeness() -> None:
     assert (outcome("unreadable", "unreadable").reason, outcome("no reply: timeout").kind) == ("unjudged", "failed")
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("One two three.", "caption_too_short"),
-        ("word " * 31, "caption_too_long"),
-        ("A dog runs, a dog runs, a dog runs, and then it stops there.", "repetitive"),
-        ("A dog runs to the door and barks at it. <|im_end|>", "unnatural"),
-        ("A dog runs to the door and barks at it for long.", None),
-    ],
-)
-def test_caption_filter(text: str, reason: str | None) -> None:
-    outcome = CaptionFilter(max_words=30).process(clip_with(caption={"text": text}))
-    assert getattr(outcome, "reason", None) == reason
-
-
 def test_versions_follow_settings_and_teachers() -> None:
     stage = EventsStage(teachers=told("x")[0])
     assert EventsStage(teachers=told("y")[0]).version == stage.version
@@ -268,10 +233,21 @@ def test_versions_follow_settings_and_teachers() -> None:
 def test_plans_say_what_is_missing() -> None:
     with pytest.raises(ConfigError, match="nobody is bound to the role 'visual'"):
         pipeline_steps(PipelineSettings(pipeline="vs2"), Teachers({}))
+    with pytest.raises(ConfigError, match="local_seconds must be >= 0 and finite, got 3 and inf"):
+        PipelineSettings(pipeline="vs2", local_seconds=float("inf"))
     with pytest.raises(ConfigError, match="name a judge"):
         pipeline_steps(PipelineSettings(pipeline="avocado"), told("x")[0])
     with pytest.raises(ConfigError, match="annotations are events, checklist, dialogue, qa; got songs"):
         annotation_steps(["songs"], told("x")[0])  # type: ignore[list-item]
+    describing, captioner = told("x")
+    captioner.reads_texts = False
+    vs2 = PipelineSettings(pipeline="vs2")
+    assert [step.name for step in pipeline_steps(vs2, told("x")[0])][-5:-3] == ["local", "local_filter"]
+    assert "local" not in [step.name for step in pipeline_steps(vs2, describing)]
+    (note,) = plan_notes(vs2, describing)
+    assert note.startswith("no local captions: told describes clips and cannot say when")
+    assert plan_notes(vs2, told("x")[0]) == ()
+    assert plan_notes(dataclasses.replace(vs2, local_seconds=0.0), describing) == ()
     names = [
         step.name for step in pipeline_steps(PipelineSettings(pipeline="avocado", min_completeness=0), told("x")[0])
     ]

@@ -67,7 +67,7 @@ def test_vs2(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     expected |= {"picture": (11, 10, 0), "sound": (10, 9, 0), "duplicates": (9, 8, 0)}
     expected |= {"audio": (8, 8, 8), "generic_speech": (8, 7, 0), "asr": (7, 7, 7), "transcript": (7, 5, 0)}
     expected |= {"visual": (5, 5, 5), "caption": (5, 5, 5), "caption_filter": (5, 5, 0), "events": (5, 5, 6)}
-    expected |= {"local": (5, 5, 8), "dialogue_check": (5, 5, 0), "sound_check": (5, 5, 5)}
+    expected |= {"local": (5, 5, 8), "local_filter": (5, 5, 0), "dialogue_check": (5, 5, 0), "sound_check": (5, 5, 5)}
     assert by_stage == expected | {"contradiction_check": (5, 5, 5)}
     flags = {clip.id: clip.facts for clip in read_manifest(out / "stages/contradiction_check/clips.jsonl")}
     assert found.findings.flags == {"sound_not_heard": 1, "sources_contradict": 1, "words_not_heard": 1}

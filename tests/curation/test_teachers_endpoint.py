@@ -276,6 +276,21 @@ def test_a_sampled_reply_that_was_cut_off_may_be_tried_again(server: JudgeServer
     assert caught.value.at_once
 
 
+def test_what_is_kept_is_paid_for_once_and_what_is_not_again(
+    server: JudgeServer, play: ClipRef, tmp_path: Path
+) -> None:
+    with load_teachers({"visual": f"gpt-4o@{server.base_url}"}, cache=tmp_path / "c.sqlite") as teachers:
+        whole = [teachers["visual"].ask(TeacherTask(**SEEN, clip=play)).bought for _ in range(2)]
+        server.script = lambda asked: Step(text="no", finish_reason="content_filter")
+        withheld = []
+        for _ in range(2):
+            with pytest.raises(TeacherError, match="withheld") as raised:
+                teachers["visual"].ask(TeacherTask(**SEEN, clip=play, index=1))
+            withheld.append(raised.value.cost)
+    assert len(server.asked) == 3
+    assert (sum(whole, Cost()).num_calls, sum(withheld, Cost()).num_calls) == (1, 2)
+
+
 def test_no_access_stops_the_run(server: JudgeServer, play: ClipRef) -> None:
     server.script = lambda asked: Step(status=401)
     teachers = load_teachers({"audio": f"m@{server.base_url}"}, settings=QUICK)

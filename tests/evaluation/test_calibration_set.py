@@ -11,7 +11,8 @@ import pytest
 from avocet.errors import ConfigError
 from avocet.evaluation.calibration_set import ERRORS, INJECTIONS, TheatreCalibrationItem, calibration_set
 from avocet.evaluation.exact_judge import ExactEventJudge, TheatreCaption, exact_findings
-from avocet.judging.calibration import JudgeCalibration, calibrate, event_findings
+from avocet.judging.calibration import calibrate, event_findings
+from avocet.judging.calibration_report import JudgeCalibration
 from avocet.metrics import EventFindings
 from avocet.records import Verdict
 from avocet.theatre.language import NO_SOUND, NOTHING_MOVES, reference_caption

@@ -17,7 +17,8 @@ from avocet.evaluation.calibration_set import INJECTIONS
 from avocet.evaluation.calibration_vs2 import VS2_ERRORS, case_of, vs2_calibration_set
 from avocet.evaluation.items import BenchmarkItem
 from avocet.judging import JudgeClient
-from avocet.judging.calibration import CalibrationItem, JudgeCalibration, calibrate
+from avocet.judging.calibration import CalibrationItem, calibrate
+from avocet.judging.calibration_report import JudgeCalibration
 from avocet.judging.events import EventJudge
 
 pytestmark = pytest.mark.usefixtures("no_surroundings")

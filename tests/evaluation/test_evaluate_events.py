@@ -129,6 +129,8 @@ def test_both_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str], prot
         # All verdicts: incorrect 0 + 1 + 1 + 1 of a and b, hallucinated 1 + 1 + 1, events 4*3 + 10*3 + 5*2 = 52.
         assert scores["incorrect"]["value"] == pytest.approx(3 / 52)
         assert scores["hallucinated"]["value"] == pytest.approx(3 / 52)
+        # Medians do not add: 1 / 3 beside 41.7 %.
+        assert scores["total"]["note"].endswith("median over 3 runs; miss + hall is 33.3 %: medians do not add")
     else:
         # Run 2 alone: 1 incorrect (a), 1 hallucinated (b) of 14 events.
         assert scores["incorrect"]["value"] == scores["hallucinated"]["value"] == pytest.approx(1 / 14)
@@ -142,6 +144,13 @@ def test_both_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str], prot
     assert lines[0]["values"] == pytest.approx({"total": 0.75, "miss": 0.25, "hall": 0.25})
     assert "unicorn" in lines[0]["verdicts"][2]["raw_reply"]
     assert lines[2]["verdicts"][1]["status"] == "unscored"
+    # Each published table has this run's figures of its own protocol: pooled miss 2 / 14, per caption 0.55 / 3.
+    rows = [line for line in (out / "report.md").read_text().splitlines() if line.startswith("| **this run**")]
+    for row, of_table, ending, miss in zip(
+        rows, ("released", "paper"), (" (pooled)", " (per caption)"), ("14.3", "18.3"), strict=True
+    ):
+        assert row.startswith(f"| **this run**{ending if of_table != protocol else ''} |")
+        assert f"| {miss} ±" in row
     page = (out / "report.html").read_text()
     assert "Caption a." in page
     assert "arXiv 2510.10395" in page

@@ -134,6 +134,11 @@ def test_daily_omni(tmp_path: Path, evaluate: Callable[..., Report]) -> None:
     assert groups["type", "Comparative"] == (0.0, 1, 1)
     assert groups["video duration", "30s"] == (pytest.approx(1 / 3), 3, 0)
     assert report["missing"]["v3"].startswith("no caption")
+    # v2 has a score, but question 5 has none.
+    assert (report["num_scored"], report["num_partly_scored"], report["num_unscored"]) == (2, 1, 0)
+    assert report["unscored_questions"] == {"unreadable reply": 1}
+    assert {score["num_unscored"] for score in report["scores"][:3]} == {1}
+    assert "of 4 questions (1 unscored)" in report["by_name"]["accuracy"]["note"]
 
 
 def test_worldsense(tmp_path: Path, evaluate: Callable[..., Report]) -> None:
@@ -177,6 +182,84 @@ def test_vdc(tmp_path: Path, evaluate: Callable[..., Report]) -> None:
     assert value(report, "score") == pytest.approx((2.5 + 0) / 2)
     assert report["by_name"]["score"]["unit"] == "grade"
     assert report["num_asked"] == 6
+
+
+def test_unscored_questions_show_in_every_report(tmp_path: Path, evaluate: Callable[..., Report]) -> None:
+    """Half of the questions have no score, and v3 has none at all: 100 % of what is left must not look whole."""
+    file = tmp_path / "detailed.jsonl"
+    lines = [
+        {f"v{video}": [{"question": f"Question {video}{number}?", "answer": "x", "category": "c"} for number in (1, 2)]}
+        for video in (1, 2, 3)
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+
+    def script(asked: Asked) -> Step:
+        number = found(r"Question (\d\d)", asked)
+        if '"stated"' in asked.text:
+            return reply(stated=True, answer="x")
+        return Step(text="I am sorry") if number in ("12", "31", "32") else reply(match="yes", score=5)
+
+    out = tmp_path / "out"
+    report = evaluate("vdc", file, {f"v{number}": "x" for number in (1, 2, 3)}, script, "--out", str(out))
+    assert value(report, "accuracy") == 1.0
+    assert report["by_name"]["accuracy"]["num_unscored"] == report["by_name"]["score"]["num_unscored"] == 3
+    assert "3 of 6 questions unscored" in report["by_name"]["accuracy"]["note"]
+    assert (report["num_scored"], report["num_partly_scored"], report["num_unscored"]) == (2, 1, 1)
+    # One of v1, which is scored; of v3 nothing is.
+    assert report["unscored_questions"] == {"unreadable reply": 1}
+    assert report["unscored_reasons"] == {"unreadable reply": 1}
+    warning = "1 questions of captions that are scored have no score themselves and are in no average"
+    assert report["warnings"] == [warning]
+    items = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+    assert [item["status"] for item in items] == ["partly scored", "scored", "unscored"]
+    assert items[0]["reason"].startswith("1 questions are unscored; the first: unreadable reply: expected")
+    assert items[2]["reason"].startswith("unreadable reply: none of 2 questions could be scored; the first: unreadable")
+    markdown = (out / "report.md").read_text()
+    assert "## Unscored questions\n\n- 1 × unreadable reply" in markdown
+    assert warning in markdown
+    page = (out / "report.html").read_text()
+    assert warning in page
+    assert "3 of 6 questions unscored" in page
+
+
+def test_a_question_that_failed_is_asked_again_by_the_next_run(tmp_path: Path, evaluate: Callable[..., Report]) -> None:
+    file = tmp_path / "detailed.jsonl"
+    questions = [{"question": f"Question {number}?", "answer": "x", "category": "c"} for number in (1, 2)]
+    file.write_text(json.dumps({"v1": questions}))
+    cut = {"reason": "length"}
+
+    def script(asked: Asked) -> Step:
+        if '"stated"' in asked.text:
+            return reply(stated=True, answer="x")
+        if found(r"Question (\d)", asked) == "2":
+            return Step(text='{"reasoning": "", "match": "no", "score": 0}', finish_reason=cut["reason"])
+        return reply(match="yes", score=5)
+
+    more = ("--out", str(tmp_path / "out"))
+    first = evaluate("vdc", file, {"v1": "x"}, script, *more)
+    assert (value(first, "accuracy"), first["num_partly_scored"]) == (1.0, 1)
+    cut["reason"] = "stop"
+    # Another server is another judge for the ledger, the cache knows the replies: only question 2 is asked.
+    second = evaluate("vdc", file, {"v1": "x"}, script, *more)
+    assert (value(second, "accuracy"), second["num_partly_scored"], second["num_asked"]) == (0.5, 0, 1)
+    assert second["unscored_questions"] == {}
+
+
+def test_one_scored_video_has_no_error(tmp_path: Path, evaluate: Callable[..., Report]) -> None:
+    videos = [
+        {"video_id": name, "video_duration": "30s", "video_category": "x", "questions": [choice_question(*one)]}
+        for name, one in (("v1", (1, "A", "Inference")), ("v2", (2, "A", "Inference")))
+    ]
+    answers = {"1": "A", "2": "neither"}
+    report = evaluate(
+        "daily-omni",
+        write(tmp_path / "grouped.json", videos),
+        {"v1": "x", "v2": "y"},
+        lambda asked: reply(answer=answers[found(r"Question (\d)", asked)]),
+    )
+    assert (value(report, "accuracy"), report["num_scored"], report["num_unscored"]) == (1.0, 1, 1)
+    assert report["by_name"]["accuracy"]["standard_error"] is None
+    assert report["by_name"]["accuracy"]["low"] is None
 
 
 def dream_line(number: int, subset: str, events: list[str]) -> dict[str, Any]:

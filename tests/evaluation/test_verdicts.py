@@ -10,11 +10,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from typing import Any
 
 import pytest
 
 from avocet.errors import ConfigError
-from avocet.evaluation.verdicts import LEDGER_FILE, VERDICTS_FILE, Case, collect_verdicts
+from avocet.evaluation.verdicts import LEDGER_FILE, VERDICTS_FILE, Case, collect_verdicts, item_digest
 from avocet.judging.judge import Judge
 from avocet.records import Verdict
 
@@ -30,9 +31,25 @@ class Counter(Judge[Text]):
 
     name = "length"
 
-    def __init__(self, version: str = "1") -> None:
+    def __init__(
+        self, version: str = "1", *, temperature: float = 0.0, server: str = "a", is_done: bool = True
+    ) -> None:
         self.calls: list[tuple[str, int]] = []
         self._version = version
+        self._temperature = temperature
+        self._server = server
+        self._is_done = is_done
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"temperature": self._temperature}
+
+    @property
+    def server(self) -> str:
+        return self._server
+
+    def is_final(self, item: Text, verdict: Verdict) -> bool:
+        return self._is_done and super().is_final(item, verdict)
 
     @property
     def identity(self) -> str:
@@ -80,7 +97,37 @@ def test_only_what_is_missing_is_judged_again(tmp_path):
     assert other.calls == [("clip 0", 0)]
 
 
+def test_other_settings_and_servers_are_other_judges(tmp_path):
+    for given, num_calls in (({}, 1), ({}, 0), ({"temperature": 1.0}, 1), ({"server": "b"}, 1), ({}, 0)):
+        judge = Counter(**given)
+        collect_verdicts(judge, cases("abc"), folder=tmp_path)
+        assert len(judge.calls) == num_calls, given
+
+
+def test_a_ledger_that_does_not_say_how_the_judge_was_asked_is_not_trusted(tmp_path):
+    """As written by versions before, whose keys were "item|run|judge|content"."""
+    (case,) = cases("abc")
+    stale = Verdict(clip_id=case.key, judge="length/1", run_index=0, findings={"length": 99})
+    key = f"{case.key}|run 0|length/1|{item_digest(case.item)}"
+    (tmp_path / LEDGER_FILE).write_text(json.dumps({"key": key, "verdict": stale.to_dict()}) + "\n")
+    judged = collect_verdicts(Counter(), [case], folder=tmp_path)
+    assert judged[0].verdicts[0].findings == {"length": 3}
+
+
+def test_verdicts_that_are_not_final_are_judged_again(tmp_path):
+    collect_verdicts(Counter(is_done=False), cases("abc"), folder=tmp_path)
+    again = Counter()
+    collect_verdicts(again, cases("abc"), folder=tmp_path)
+    assert len(again.calls) == 1
+    third = Counter()
+    collect_verdicts(third, cases("abc"), folder=tmp_path)
+    assert third.calls == []
+
+
 def test_wrong_arguments(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/x/verdicts.ledger.jsonl cannot be written: Not a directory; choose"):
+        collect_verdicts(Counter(), cases("a"), folder=tmp_path / "file" / "x")
     with pytest.raises(ConfigError, match="runs must be >= 1"):
         collect_verdicts(Counter(), cases("a"), runs=0)
     with pytest.raises(ConfigError, match="2 with 1 different"):

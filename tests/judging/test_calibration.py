@@ -12,11 +12,10 @@ import pytest
 from avocet.errors import ConfigError, RecordError
 from avocet.judging.calibration import (
     CalibrationItem,
-    JudgeCalibration,
     calibrate,
     event_findings,
-    judge_swap_table,
 )
+from avocet.judging.calibration_report import JudgeCalibration, judge_swap_table
 from avocet.metrics import EventFindings
 from avocet.records import Verdict
 

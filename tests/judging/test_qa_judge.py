@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -22,7 +21,6 @@ from avocet.judging.qa import (
     QaAnswer,
     QaFindings,
     UnscoredQuestion,
-    accuracy,
 )
 from avocet.records import Verdict
 
@@ -123,7 +121,7 @@ def test_replies_that_are_not_accepted(server: JudgeServer, make_client: MakeCli
     verdict = CaptionQaJudge(make_client()).judge_many([item])[0][0]
     assert verdict.status == "unscored"
     assert verdict.reason is not None
-    assert verdict.reason.startswith("none of 1 questions could be scored; the first: unreadable reply")
+    assert verdict.reason.startswith("unreadable reply: none of 1 questions could be scored; the first: unreadable")
     assert problem in verdict.reason
     with pytest.raises(RecordError, match="the verdict on 'v' is unscored"):
         QaFindings.from_verdict(verdict)
@@ -166,7 +164,9 @@ def test_questions_with_defects_are_counted_and_not_asked(server: JudgeServer, m
     assert findings.unscored == {"x": UnscoredQuestion(reason="the question has no text", category="c")}
     assert len(server.asked) == 1
     alone = CaptionQaJudge(make_client()).judge_many([CaptionQuestions(clip_id="v", caption="c", questions=(broken,))])
-    assert alone[0][0].reason == "none of 1 questions could be scored; the first: the question has no text"
+    assert alone[0][0].reason == (
+        "the question has no text: none of 1 questions could be scored; the first: the question has no text"
+    )
 
 
 def test_a_dry_run_counts_every_question(server: JudgeServer, make_client: MakeClient) -> None:
@@ -207,42 +207,6 @@ def test_direct_answers() -> None:
 
 def result(letter: str, **given: str) -> QaAnswer:
     return QaAnswer(answer=letter, reference="B", right=letter == "B", **given)
-
-
-def test_accuracy_by_hand() -> None:
-    first = QaFindings(
-        answers={
-            "1": result("B", category="Music", type="Event"),
-            "2": result("C", category="Music", type="Event"),
-            "3": result("N/A", category="Music", type="Reasoning"),
-        },
-        unscored={"4": UnscoredQuestion(reason="r", category="Music", type="Event")},
-    )
-    second = QaFindings(answers={"5": result("B", category="Film", type="Event"), "6": result("B", category="Film")})
-    scores = accuracy([first, second])
-    overall = scores.overall
-    assert (overall.num_questions, overall.num_unscored, overall.num_answered, overall.num_abstained) == (6, 1, 4, 1)
-    assert overall.num_right == 3
-    # 1 0 0 1 1: mean 3/5, sample variance (3 * 0.16 + 2 * 0.36) / 4 = 0.3, error sqrt(0.3 / 5).
-    assert overall.accuracy.mean == pytest.approx(0.6)
-    assert overall.accuracy.standard_error == pytest.approx(math.sqrt(0.06))
-    assert overall.accuracy.num_values == 5
-    # 1 0 1 1 of those answered: 3/4, error sqrt(0.25 / 4).
-    assert (overall.accuracy_answered.mean, overall.accuracy_answered.standard_error) == (0.75, 0.25)
-    # One abstention of five: mean 0.2, sample variance 0.2, error 0.2.
-    assert overall.abstention_rate.mean == pytest.approx(0.2)
-    assert overall.abstention_rate.standard_error == pytest.approx(0.2)
-    assert list(scores.by_category) == ["Film", "Music"]
-    music = scores.by_category["Music"]
-    assert (music.num_questions, music.num_unscored, music.num_right) == (4, 1, 1)
-    assert music.accuracy.mean == pytest.approx(1 / 3)
-    assert music.accuracy_answered.mean == 0.5
-    # The last question has no type.
-    assert {name: group.num_questions for name, group in scores.by_type.items()} == {"Event": 4, "Reasoning": 1}
-    assert scores.by_type["Event"].accuracy.mean == pytest.approx(2 / 3)
-    assert scores.by_type["Reasoning"].accuracy.mean == 0
-    assert math.isnan(scores.by_type["Reasoning"].accuracy_answered.mean)
-    assert math.isnan(accuracy([]).overall.accuracy.mean)
 
 
 @pytest.mark.parametrize("choices", [(), ("A. x",), ("A. x", "A. y"), ("A. x", "Banana"), ("x", "y"), ("A. x", "b. y")])

@@ -147,8 +147,8 @@ def test_nothing_to_score(server: JudgeServer, make_client: MakeClient) -> None:
     verdict = VdcJudge(make_client()).judge_many([ITEM])[0][0]
     assert verdict.status == "unscored"
     assert verdict.reason is not None
-    assert verdict.reason.startswith("none of 4 questions could be scored; the first: unreadable reply")
-    with pytest.raises(RecordError, match="the verdict on 'v' is unscored: none of 4"):
+    assert verdict.reason.startswith("unreadable reply: none of 4 questions could be scored; the first: unreadable")
+    with pytest.raises(RecordError, match="the verdict on 'v' is unscored: unreadable reply: none of 4"):
         VdcFindings.from_verdict(verdict)
 
 

@@ -87,3 +87,10 @@ def test_short_clips_are_sampled_more_densely_for_min_frames():
     assert [grid.target(index) for index in range(4)] == [2.0, 2.25, 2.5, 2.75]
     assert plan_grid(0.0, 2.0, 2.0, 100, min_frames=4).step_seconds == 0.5
     assert plan_grid(0.0, math.inf, 2.0, 100, min_frames=4).step_seconds == 0.5
+
+
+def test_nothing_is_spread_over_an_interval_behind_the_pictures():
+    """Sound may go on after them: [3.5 s, 3.0 s) has no room for min_frames."""
+    grid = plan_grid(3.5, 3.0, 1.0, 100, min_frames=2)
+    assert (grid.step_seconds, grid.thinned, grid.spread) == (1.0, False, False)
+    assert plan_grid(3.0, 3.0, 2.0, 100, min_frames=2).step_seconds == 0.5

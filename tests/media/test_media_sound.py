@@ -132,6 +132,14 @@ def test_an_audio_only_file_has_no_frames(tmp_path):
         open_clip(path, audio="ignore")
 
 
+def test_sound_alone_is_not_sampled_so_no_frame_limit_is_warned_of(tmp_path):
+    """Two seconds at 2 fps are four targets, for frames that are not there."""
+    path = write(tmp_path / "a.flac", None, Sound(samples=sine(2.0), codec="flac"))
+    assert open_clip(path, fps=2.0, max_frames=3).warnings == ()
+    with_picture = open_clip(write(tmp_path / "a.mkv", VIDEO, None), fps=2.0, max_frames=3, audio="ignore")
+    assert "sampled at 1.5 instead of 2 frames per second to keep to max_frames=3" in with_picture.warnings
+
+
 def test_cover_art_is_not_video(tmp_path):
     plain = write(tmp_path / "plain.m4a", None, Sound(samples=sine(1.0)))
     covered = tmp_path / "covered.m4a"
@@ -178,6 +186,15 @@ def test_sound_longer_than_the_video(tmp_path):
     assert len(clip.waveform) == 40_000
     assert clip.duration_seconds == pytest.approx(2.5)
     assert "the video ends at 1.000 s, before the end at 2.500 s" in clip.warnings
+
+
+def test_an_interval_behind_the_pictures_has_the_last_one_and_its_sound(tmp_path):
+    path = write(tmp_path / "clip.mp4", Pictures(times_ms=steady(2.0)), Sound(samples=sine(6.0)))
+    clip = open_clip(path, fps=1.0, start_seconds=3.5, end_seconds=5.0, min_frames=2)
+    assert clip.num_frames == 1
+    assert clip.frame_times_seconds[0] < 3.5
+    assert clip.waveform is not None
+    assert len(clip.waveform) == 24_000
 
 
 def test_a_late_start_and_a_gap_are_silence(tmp_path):

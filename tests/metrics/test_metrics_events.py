@@ -111,8 +111,9 @@ def test_findings_take_lists_and_refuse_what_cannot_be() -> None:
     item = EventFindings(num_events=2, missed=["a"], incorrect=(), hallucinated=[])  # type: ignore[arg-type]
     assert item.missed == ("a",)
     assert EventFindings.from_json(item.to_json_line()) == item
-    with pytest.raises(RecordError, match="num_events must be >= 0, got -1"):
-        findings(-1)
+    for wrong in (-1, 2.5, math.nan, True, "3"):
+        with pytest.raises(RecordError, match=f"num_events must be a whole number >= 0, got {wrong!r}"):
+            EventFindings(num_events=wrong, missed=(), incorrect=(), hallucinated=())  # type: ignore[arg-type]
     with pytest.raises(RecordError, match="2 missed and 1 incorrect events of only 2"):
         findings(2, 2, 1)
     with pytest.raises(RecordError, match="missed must be a tuple of strings, one per event, got 'ab'"):

@@ -81,6 +81,15 @@ def test_log_probabilities_are_those_of_score(model, make_prefix):
             torch.testing.assert_close(completion.logps, score.detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_score_takes_what_generate_gives(model, make_prefix):
+    prefix = make_prefix((2, 1.0), (1, None))
+    rows = model.generate(prefix, 3, Sampling(temperature=1.0, max_new_tokens=6, seed=1))
+    mixed = [[row[0], list(row[1].token_ids), row[2]] for row in rows]
+    for scored, row in zip(model.score(prefix, mixed), rows, strict=True):
+        for logps, completion in zip(scored, row, strict=True):
+            torch.testing.assert_close(logps.detach(), completion.logps, atol=1e-5, rtol=1e-4)
+
+
 def test_stop_reasons(model, make_prefix):
     prefix = make_prefix((1, None))
     (cut,) = model.generate(prefix, 1, Sampling(max_new_tokens=3))[0]

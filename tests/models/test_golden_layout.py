@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared_files import golden_folder, require
 
 from avocet.models.layout import AUDIO, VISUAL, TokenPlan
 from avocet.models.salmonn2.released_layout import RELEASED_WINDOWS, AudioWindows, ReleasedPlan
@@ -46,15 +46,15 @@ from avocet.models.salmonn2.released_v1_layout import (
 from avocet.models.tmrope import prompt_positions
 from avocet.records import SAMPLE_RATE
 
-GOLDEN = Path(os.environ.get("AVOCET_GOLDEN_DIR", Path(__file__).resolve().parents[3] / "shared" / "golden"))
-SALMONN2 = GOLDEN / "salmonn2"
+GOLDEN = golden_folder()
+TABLES = GOLDEN / "layout"
 
 Row = dict[str, Any]
 
 
 def discovered_rows() -> Iterator[Any]:
     """Every row of every table of the layout folder, as (kind, table, row)."""
-    for path in sorted((SALMONN2 / "layout").glob("*.json")):
+    for path in sorted(TABLES.glob("*.json")):
         table = json.loads(path.read_text())
         for section, rows in table.items():
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -107,15 +107,15 @@ def audio_behind_pictures(released: ReleasedPlan, tokens_per_picture: int) -> li
 ROWS = list(discovered_rows())
 
 
-@pytest.mark.skipif(not ROWS, reason="reference values are not here")
-@pytest.mark.parametrize(("kind", "table", "row"), ROWS)
+@pytest.mark.parametrize(("kind", "table", "row"), ROWS or [("", {}, {})])
 def test_golden_table_row(kind: str, table: Row, row: Row) -> None:
+    require(ROWS, TABLES)
     compute = {"windows": window_fields, "floors": floor_fields, "plus": plus_fields, "v1": v1_fields}[kind]
     assert compute(table, row) == row
 
 
-@pytest.mark.skipif(not ROWS, reason="reference values are not here")
 def test_golden_tables_of_every_kind_were_found() -> None:
+    require(ROWS, TABLES)
     assert {parameters.values[0] for parameters in ROWS} == {"windows", "floors", "plus", "v1"}
 
 
@@ -340,7 +340,7 @@ def v1_share_fields(groups: list[list[int]]) -> Row:
 def discovered_cases(with_array: str) -> list[Any]:
     """(folder, case, path of the arrays) of every model folder whose cases have such an array."""
     found = []
-    for path in sorted(SALMONN2.glob("*/cases.json")):
+    for path in sorted(GOLDEN.glob("*/cases.json")):
         for name, case in json.loads(path.read_text())["cases"].items():
             arrays = path.parent / f"{name}.npz"
             if arrays.exists() and with_array in np.load(arrays).files:
@@ -352,10 +352,10 @@ PLUS_CASES = discovered_cases("position_ids_train")
 V1_CASES = discovered_cases("av_start_and_length")
 
 
-@pytest.mark.skipif(not PLUS_CASES, reason="reference values are not here")
 @pytest.mark.parametrize("rule", ["train", "released_generate"])
-@pytest.mark.parametrize(("folder", "case", "path"), PLUS_CASES)
+@pytest.mark.parametrize(("folder", "case", "path"), PLUS_CASES or [(GOLDEN, {}, GOLDEN)])
 def test_golden_positions_of_whole_prompts(folder: Path, case: Row, path: Path, rule: str) -> None:
+    require(PLUS_CASES, GOLDEN / "plus" / "cases.json")
     arrays = np.load(path)
     ids, prompt_length = arrays["input_ids"], int(arrays["prompt_len"])
     if "video_grid_thw" not in arrays and "audio_lengths" not in arrays:
@@ -398,10 +398,10 @@ def case_plan(folder: Path, case: Row, arrays: Any, rule: str) -> TokenPlan:
     return plus_layout(rule, times, rows, columns, samples, seconds_per_grid, duration, windows=windows).plan
 
 
-@pytest.mark.skipif(not V1_CASES, reason="reference values are not here")
-@pytest.mark.parametrize(("folder", "case", "path"), V1_CASES)
+@pytest.mark.parametrize(("folder", "case", "path"), V1_CASES or [(GOLDEN, {}, GOLDEN)])
 def test_golden_embeddings_stand_where_the_layout_says(folder: Path, case: Row, path: Path) -> None:
     """Audio placeholders hold their sources' embeddings, newlines all one vector, padding zeros."""
+    require(V1_CASES, GOLDEN / "v1" / "cases.json")
     arrays = np.load(path)
     settings = json.loads((folder / "cases.json").read_text())["hyperparameters_not_in_config"]["audio_load_arguments"]
     windows = AudioWindows.from_seconds(settings["second_per_window"], settings["second_stride"])

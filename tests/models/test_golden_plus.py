@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from shared_files import golden_folder, require
 
 from avocet.models.interface import Prefix
 from avocet.models.salmonn2 import load_checkpoint
@@ -25,17 +25,22 @@ from avocet.models.tmrope import prompt_positions
 from avocet.records import Sampling
 from avocet.training.losses import gdpo_loss
 
-GOLDEN = Path(os.environ.get("AVOCET_GOLDEN_DIR", Path(__file__).resolve().parents[3] / "shared" / "golden"))
-FOLDER = GOLDEN / "salmonn2"
+FOLDER = golden_folder()
 PLUS = FOLDER / "plus"
 END_TO_END = FOLDER / "gdpo" / "plus_end_to_end"
-
-pytestmark = pytest.mark.skipif(not PLUS.is_dir(), reason=f"no reference values in {PLUS}")
 
 
 def _cases() -> list[str]:
     path = PLUS / "cases.json"
     return sorted(json.loads(path.read_text(encoding="utf-8"))["cases"]) if path.is_file() else []
+
+
+CASES = _cases()
+
+
+@pytest.fixture(autouse=True)
+def _needs_golden() -> None:
+    require(CASES, PLUS / "cases.json")
 
 
 @functools.cache
@@ -51,7 +56,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
-@pytest.fixture(params=_cases())
+@pytest.fixture(params=CASES or [""])
 def case(request) -> dict[str, np.ndarray]:
     return arrays(PLUS / f"{request.param}.npz")
 
@@ -195,6 +200,7 @@ def test_golden_generation_positions_of_whole_sequences(case):
 
 
 def _end_to_end() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    require(END_TO_END.is_dir(), END_TO_END)
     settings = json.loads((END_TO_END / "gdpo_end_to_end.json").read_text(encoding="utf-8"))
     return arrays(END_TO_END / "gdpo_end_to_end.npz"), settings
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared_files import golden_folder, require
 
 from avocet.models.interface import Prompt
 from avocet.models.lora import lora_disabled, merge_lora
@@ -27,11 +27,8 @@ from avocet.models.salmonn2.v1_training_files import load_lora_weights
 from avocet.records import Sampling
 from avocet.training.losses import gdpo_loss
 
-GOLDEN = Path(os.environ.get("AVOCET_GOLDEN_DIR", Path(__file__).resolve().parents[3] / "shared" / "golden"))
-V1 = GOLDEN / "salmonn2" / "v1"
-GDPO = GOLDEN / "salmonn2" / "gdpo"
-
-pytestmark = pytest.mark.skipif(not V1.is_dir(), reason=f"no reference values in {V1}")
+V1 = golden_folder() / "v1"
+GDPO = golden_folder() / "gdpo"
 
 COMPARED = frozenset(
     {
@@ -78,6 +75,11 @@ def facts() -> dict[str, Any]:
     return data
 
 
+@pytest.fixture(autouse=True)
+def _needs_golden() -> None:
+    require(facts()["cases"], V1 / "cases.json")
+
+
 def load() -> V1Model:
     extra, ids = facts()["hyperparameters_not_in_config"], facts()["token_ids"]
     seconds = extra["audio_load_arguments"]["second_per_window"]
@@ -101,7 +103,7 @@ def arrays(path: Path) -> Arrays:
         return {name: stored[name] for name in stored.files}
 
 
-@pytest.fixture(params=sorted(facts()["cases"]))
+@pytest.fixture(params=sorted(facts()["cases"]) or [""])
 def name(request) -> str:
     return str(request.param)
 
@@ -234,9 +236,10 @@ def end_to_end_folders() -> list[Path]:
     return sorted(path.parent for path in GDPO.glob("*/lora.safetensors"))
 
 
-@pytest.fixture(params=end_to_end_folders(), ids=lambda folder: folder.name)
+@pytest.fixture(params=end_to_end_folders() or [GDPO], ids=lambda folder: folder.name)
 def trained(request) -> tuple[V1Model, dict[str, Any], Arrays]:
     """A model with the adapter of the run attached."""
+    require(end_to_end_folders(), GDPO)
     folder = request.param
     (values,) = folder.glob("*.npz")
     record = json.loads(values.with_suffix(".json").read_text(encoding="utf-8"))

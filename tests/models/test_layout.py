@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,6 +79,15 @@ def test_every_token_once_and_each_stream_in_order(num_frames, tokens_per_frame,
 def test_bad_arguments():
     with pytest.raises(ConfigError, match="unknown layout rule 'x'; available: salmonn2_paper"):
         plan_layout("x", np.zeros(1), 1, 1, 0.2, 1.0)
+    for rule, place in (
+        ("tmrope", "tmrope in avocet.models.tmrope"),
+        ("salmonn2_v1", "v1_layout in avocet.models.salmonn2.released_v1_layout"),
+        ("salmonn2_plus", "plus_layout in avocet.models.salmonn2.released_plus_layout"),
+    ):
+        with pytest.raises(ConfigError, match=f"unknown layout rule '{rule}'.*{re.escape(place)}"):
+            plan_layout(rule, np.zeros(1), 1, 1, 0.2, 1.0)
+        module, name = place.split(" in ")[1], place.split(" in ")[0]
+        assert callable(getattr(importlib.import_module(module), name))
     with pytest.raises(LayoutError, match="increase strictly"):
         salmonn2_paper(np.array([1.0, 1.0]), 1, 0, 0.2, 2.0)
     with pytest.raises(LayoutError, match="got 0 and 1"):

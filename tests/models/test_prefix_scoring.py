@@ -283,6 +283,12 @@ def test_refusals(model, make_prefix):
         completion_states(decoder, prefix, [[[], []]])
 
 
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_chunks_of_no_tokens_are_refused(model, make_prefix, chunk):
+    with pytest.raises(ConfigError, match=f"chunk must be >= 1 tokens or None, got {chunk}"):
+        score_shared(model.language_decoder(), make_prefix((1, None)), [[[5, 6], [7]]], chunk=chunk)
+
+
 def test_the_cache_is_refused_under_checkpointing(any_model, clips):
     """There transformers drops it, and completions would be scored as if there were no prompt."""
     prefix = encode(any_model, clips)
@@ -401,6 +407,9 @@ def test_layers_with_a_sliding_window(tokenizer):
         plain = score_shared(decoder, prefix, TEXTS[:2], method="plain")
         packed = score_shared(decoder, prefix, TEXTS[:2], method="packed")
         torch.testing.assert_close(flat(packed), flat(plain), atol=1e-5, rtol=1e-5)
+        # Among prompts of unequal length, where the cache is padded; the window counts what is real.
+        cached = score_shared(decoder, prefix, TEXTS[:2], method="cached")
+        torch.testing.assert_close(flat(cached), flat(plain), atol=1e-5, rtol=1e-5)
         config.layer_types = ["full_attention", "full_attention"]
         for layer in language_model.model.layers:
             layer.self_attn.sliding_window = None
@@ -474,6 +483,19 @@ def test_a_decoder_that_leaks_falls_back_with_one_warning(model, make_prefix, ca
     assert "scored by a forward of its own" in warnings[0]
     check = self_check(decoder, prefix, TEXTS[:2])
     assert (check.passed, check.method) == (False, "plain")
+
+
+def test_completions_that_see_each_other_are_found(any_model, clips, monkeypatch, forgotten):
+    """Also in decoders of random weights, where looking at the wrong tokens changes little."""
+    sees = packed_row._sees
+
+    def sees_all_branches(query: Any, key: Any, window: int | None) -> torch.Tensor:
+        return sees(query, (key[0], torch.where(key[1] < query[1], query[1], key[1]), key[2]), window)
+
+    monkeypatch.setattr(packed_row, "_sees", sees_all_branches)
+    check = self_check(any_model.language_decoder(), encode(any_model, clips), TEXTS)
+    assert check.tolerance == 1e-5
+    assert not check.passed
 
 
 def test_wrong_gradients_alone_are_found(model, make_prefix, caplog, forgotten):

@@ -109,6 +109,12 @@ def test_unknown_names(name, message):
         load_model(name)
 
 
+@pytest.mark.parametrize("name", ["", "  ", None])
+def test_no_name(name):
+    with pytest.raises(ConfigError, match=f"no model is named: {name!r}; this version loads nano, "):
+        load_model(name)
+
+
 def test_a_hub_model_from_the_cache(hub_cache):
     put_into_cache(hub_cache, "some-org/Omni.v1", tiny_model().save)
     loaded = load_model("some-org/Omni.v1", device="cpu")

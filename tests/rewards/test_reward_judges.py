@@ -56,6 +56,15 @@ def test_repetition_reward() -> None:
     assert repetition_reward("A dog barks, again. A dog barks, again. Then it is quiet.") == pytest.approx(1 - 8 / 12)
     assert repetition_reward("A dog barks.", "repetition") == 0.0
     assert repetition_reward("go on " * 40) == 0.0
+    # Without punctuation, and too short for the signs of collapse: all of it is one loop.
+    assert repetition_reward("a red circle moves left " * 6) == 0.0
+    assert repetition_reward("a" * 5000) == 0.0
+    # "thedogbarksand" four times and "thedogbarks" is a loop of 4 * 14 + 11 = 67 characters; the full stop is outside.
+    assert repetition_reward(" and ".join(["the dog barks"] * 5) + ".") == pytest.approx(1 / 68)
+    assert repetition_reward("dog " + "\N{DOG FACE}" * 297) == pytest.approx(3 / 300)
+    # Three rounds, and four of less than 16 characters, are no loop.
+    assert repetition_reward("a red circle moves left " * 3) == 1.0
+    assert repetition_reward("Ha ha ha ha, laughs the man, and goes.") == 1.0
     for nothing in ("", " \n", "...", "\u200b"):
         assert repetition_reward(nothing) == 0.0
     with pytest.raises(ConfigError, match="stop_reason must be"):

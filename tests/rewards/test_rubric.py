@@ -15,6 +15,7 @@ from reading_judge import KITCHEN, kitchen, literal, rollout, scored, told
 from avocet.errors import ConfigError, RecordError
 from avocet.judging import JudgeClient
 from avocet.judging.errors import AccessDenied
+from avocet.judging.messages import CallParameters
 from avocet.records import ClipRef
 from avocet.rewards import RewardItem, Rubric, Scored, Unscored, WeightedReward, make_rubric, summarise
 
@@ -254,8 +255,37 @@ def test_bad_examples_are_named(make_client: MakeClient) -> None:
     for changes, problem in (
         ({"checklist": ("", "x")}, "checklist of clip 'kitchen'"),
         ({"events": (" ",)}, "events of clip 'kitchen'"),
-        ({"dialogue": ({"text": "Hi."},)}, r"dialogue of clip 'kitchen': .* got \['text'\]"),
     ):
         rubric = make_rubric({"checklist": 1, "events": 1, "dialogue": 1}, judge=make_client(), exact=False)
         with pytest.raises(ConfigError, match=problem):
             asyncio.run(scored(rubric, rollout("", kitchen(**changes))))
+        # The same before anything is sampled or asked.
+        with pytest.raises(ConfigError, match=problem):
+            rubric.check([kitchen(), kitchen(**changes)])
+
+
+def test_labels_that_nobody_has_are_missed(make_client: MakeClient) -> None:
+    weights = {"checklist": 1.0, "dialogue": 1.0, "length": 1.0, "sound_binding": 1.0}
+    rubric = make_rubric(weights, judge=make_client(), exact=False)
+    rubric.check([kitchen(), kitchen(checklist=(), dialogue=())])
+    with pytest.raises(ConfigError, match="reward 'checklist': it needs examples with `checklist`, and none of 2 has"):
+        rubric.check([kitchen(checklist=())] * 2)
+    make_rubric({**weights, "checklist": 0.0}, judge=make_client(), exact=False).check([kitchen(checklist=())])
+    with pytest.raises(ConfigError, match="theatre"):
+        make_rubric({"checklist": 1}, judge=None, exact=True).check([kitchen()])
+
+
+def test_the_judge_samples_as_it_is_told(server: JudgeServer, make_client: MakeClient) -> None:
+    """Every question of every reward, and the identity tells, since rewards of two settings are not comparable."""
+    server.script = literal
+    weights = {"checklist": 1, "dialogue": 1, "events": 1, "sound_binding": 1}
+    told_how = make_rubric(
+        weights, judge=make_client(), exact=False, parameters=CallParameters(temperature=0.7, max_tokens=77)
+    )
+    asyncio.run(scored(told_how, rollout(told(1, 2, 3, 4, 5, 6))))
+    assert len(server.asked) == 6  # checklist, dialogue, speakers, events, ties and their telling
+    assert {(asked.body["temperature"], asked.body["max_tokens"]) for asked in server.asked} == {(0.7, 77)}
+    usual = make_rubric(weights, judge=make_client(), exact=False).identity
+    assert told_how.identity == {name: f"{value}/temperature=0.7/max_tokens=77" for name, value in usual.items()}
+    quoting = make_rubric({"checklist": 1}, judge=make_client(), exact=False, quoted_only=True)
+    assert quoting.identity["checklist"] == f"{usual['checklist']}/quoted only"

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from avocet.errors import ConfigError
@@ -112,3 +113,13 @@ def test_wrong_arguments() -> None:
         make_script(0, 3)
     with pytest.raises(ConfigError, match="seed must be >= 0, got -1"):
         make_script(-1)
+    for seed in (1.5, "x", None):
+        with pytest.raises(ConfigError, match=f"theatre seed must be an integer, got {seed!r}"):
+            make_script(seed)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"theatre level must be an integer, got 1\.0"):
+        make_script(0, 1.0)  # type: ignore[arg-type]
+
+
+def test_integers_of_other_types_are_the_same_seeds() -> None:
+    assert make_script(np.int64(1), np.int64(2)) == make_script(1, 2)  # type: ignore[arg-type]
+    assert make_script(True, True) == make_script(1, 1)

@@ -19,6 +19,7 @@ from avocet.theatre.stage import stage
 from avocet.training import rebirth
 from avocet.training.data import DataSource
 from avocet.training.finetune import BatchSettings, FineTune, FineTuneOptimizer, LoraSettings, ReadSettings
+from avocet.training.finetune.inputs import ClipReader
 from avocet.training.mrdpo.config import MrDpo
 from avocet.training.mrdpo.gate import StopRules
 from avocet.training.mrdpo.records import SampledCaption
@@ -39,14 +40,16 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three clips to caption, one of them with a question too, and one held out."""
+    """Three clips to caption, one of them with a question too, one of them for the round, and one held out."""
     folder = tmp_path_factory.mktemp("rebirth")
-    lines: dict[str, list[str]] = {"train": [], "held_out": []}
+    lines: dict[str, list[str]] = {"train": [], "held_out": [], "round": []}
     for seed in range(4):
         stage(make_script(seed, 1), folder / f"{seed}.mp4")
         clip = {"id": f"clip-{seed}", "path": f"{seed}.mp4", "meta": {"theatre": {"seed": seed, "level": 1}}}
         example = {"clip": clip, "task": "caption", "instruction": "", "target": "What a teacher wrote."}
         lines["held_out" if seed == 3 else "train"].append(json.dumps(example) + "\n")
+        if seed == 2:
+            lines["round"].append(json.dumps(example) + "\n")
         if seed == 0:
             question = {"task": "qa", "instruction": "Which? A: a. B: b. C: c. D: d.", "target": "B"}
             lines["train"].append(json.dumps(example | question) + "\n")
@@ -83,7 +86,7 @@ def plan(clips: Path) -> Rebirth:
             thresholds={1: RoundThresholds(global_=ANY, local=ANY)},
             stop=StopRules(max_unnatural=1.0, max_total_rise=10.0),
             min_pairs=1,
-            **{**shared, "sources": (DataSource(path=str(clips / "held_out.jsonl")),)},
+            **{**shared, "sources": (DataSource(path=str(clips / "round.jsonl")),)},
         ),
         sampling=Sampling(max_new_tokens=100),
         read=ReadSettings(num_workers=0),
@@ -131,6 +134,62 @@ def test_a_killed_run_comes_to_the_same(plan: Rebirth, tmp_path: Path, monkeypat
     killed = run_rebirth(plan, tmp_path / "killed", None, say=lambda _: None)
     first, second = (load_file(Path(one.final) / "model.safetensors") for one in (whole, killed))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_one_teacher_teaches_whatever_the_rounds_come_to_meanwhile(
+    plan: Rebirth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path
+) -> None:
+    rounds = tmp_path / "rounds"
+    rounds.mkdir()
+    (rounds / "best.json").write_text(json.dumps({"round": 1, "model": "nano"}))
+    plan = dataclasses.replace(plan, teacher=str(rounds), round=None, sampling_batch=1)
+    read, batches = ClipReader.read, []
+
+    def dies_at_the_second(self: ClipReader, examples: Any) -> Any:
+        if batches:
+            raise KeyboardInterrupt
+        batches.append(examples)
+        return read(self, examples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipReader, "read", dies_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            run_rebirth(plan, tmp_path, None)
+    (rounds / "best.json").write_text(json.dumps({"round": 2, "model": str(tiny_model_folder)}))
+    assert "3 clips captioned by nano" in describe(plan, tmp_path)
+    run_rebirth(plan, tmp_path, None, say=lambda _: None)
+    folder = tmp_path / "rebirth"
+    assert json.loads((folder / "teacher.json").read_text()) == {"model": "nano"}
+    assert [line["settings"]["model"] for line in read_lines(folder / "captions.jsonl")] == ["nano"] * 3
+    # The same name with other weights is noticed too.
+    (folder / "filtered.json").unlink()
+    (folder / "teacher.json").write_text(json.dumps({"model": str(tiny_model_folder)}))
+    with pytest.raises(ConfigError, match=r"sampled with .*'model': 'nano'"):
+        run_rebirth(plan, tmp_path, None)
+
+
+def test_held_out_clips_are_not_taught(plan: Rebirth, clips: Path, tmp_path: Path) -> None:
+    taught = dataclasses.replace(plan, sources=(DataSource(path=str(clips / "held_out.jsonl")),))
+    for refused in (taught, dataclasses.replace(plan, beside=taught.sources)):
+        with pytest.raises(ConfigError, match=r"1 of 1 held-out clips are trained on too \(the first: 'clip-3'"):
+            run_rebirth(refused, tmp_path, scorer())
+        with pytest.raises(ConfigError, match="held-out clips are trained on too"):
+            describe(refused, tmp_path)
+    assert not (tmp_path / "rebirth").exists()
+
+
+def test_clips_that_cannot_be_read_stop_it_or_are_counted(plan: Rebirth, clips: Path, tmp_path: Path) -> None:
+    gone = {"clip": {"id": "gone", "path": "gone.mp4"}, "task": "caption", "instruction": "", "target": "x"}
+    (tmp_path / "x.jsonl").write_text((clips / "train.jsonl").read_text() + json.dumps(gone) + "\n")
+    plan = dataclasses.replace(
+        plan, sources=(DataSource(path=str(tmp_path / "x.jsonl"), media_root=str(clips)),), round=None
+    )
+    with pytest.raises(ConfigError, match=r"1 clips cannot be read: .*gone.mp4"):
+        run_rebirth(plan, tmp_path / "run", None)
+    lenient = dataclasses.replace(plan, read=ReadSettings(num_workers=0, broken="leave_out"))
+    result = run_rebirth(lenient, tmp_path / "lenient", None, say=lambda _: None)
+    assert (result.filtered.num_failed, result.filtered.num_captions) == (1, 3)
+    assert len(read_lines(tmp_path / "lenient" / "rebirth" / "captions.failed.jsonl")) == 1
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,9 @@ def _take_batch(ahead: deque[Future[OpenedClip | Failure]], batch_size: int) -> 
 
 
 def _media_inside(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
+    """Media by their suffix; links that lead nowhere are among them, so that opening them fails on record."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES)
+    return sorted(str(path) for path in found if path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def _interval_suffix(start_seconds: float | None, end_seconds: float | None) -> str:

@@ -32,7 +32,8 @@ from avocet.records import ClipRef, Record
 class Instruction(Record):
     """What a model is asked, and where the question came from.
 
-    Raises `ConfigError` for a text without words.
+    Raises `ConfigError` for a text without words, or with half of a surrogate pair (bytes of a shell that were no
+    UTF-8 become such).
     """
 
     text: str
@@ -42,6 +43,13 @@ class Instruction(Record):
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ConfigError(f"the instruction ({self.source}) is empty; leave it out to use the model's own")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"the instruction ({self.source}) {self.text!r:.100} is no Unicode text: {error.reason} at character "
+                f"{error.start}; write it in UTF-8"
+            ) from error
 
 
 InstructionRule = Callable[[ClipRef], Instruction]

@@ -1,12 +1,14 @@
 """The command line: a table of commands, each a module that is imported only when it is called.
 
-Exit codes: 0 done, 2 wrong usage or something could not be done (one line on stderr says what), 130 interrupted.
+Exit codes: 0 done, 2 wrong usage or something could not be done (one line on stderr says what), 130 interrupted, 141
+nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -33,29 +35,58 @@ COMMANDS = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code. With --debug before it, errors come with their traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    debug = arguments[:1] == ["--debug"]
+    arguments = arguments[debug:]
+    name = arguments[0] if arguments else ""
+    try:
+        code = _run(name, arguments[1:])
+        sys.stdout.flush()  # here, where a reader that has gone can still be answered
+    except BrokenPipeError:
+        return _leave_quietly()
+    except KeyboardInterrupt:
+        print(f"avocet {name}: interrupted", file=sys.stderr)
+        return 130
+    except (AvocetError, OSError) as error:
+        line = _one_line(error)
+        if debug or line is None:
+            raise
+        print(f"avocet {name}: {line}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    if name in ("", "-h", "--help", "help"):
         print(_help())
         return 0
-    if arguments[0] in ("-V", "--version"):
+    if name in ("-V", "--version"):
         print(f"avocet {__version__}")
         return 0
-    name = arguments[0]
     if name not in COMMANDS:
         print(f"avocet: {_unknown(name)}", file=sys.stderr)
         return 2
     try:
-        code: int = importlib.import_module(f"avocet.cli.{name.replace('-', '_')}").main(arguments[1:])
-    except AvocetError as error:
-        print(f"avocet {name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"avocet {name}: interrupted", file=sys.stderr)
-        return 130
+        code: int = importlib.import_module(f"avocet.cli.{name.replace('-', '_')}").main(arguments)
     except SystemExit as stop:  # how the argument parser ends a call, with its own message
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return code
+
+
+def _one_line(error: AvocetError | OSError) -> str | None:
+    """What to say of an error; None where it names no path that a user could have given, and so may be ours."""
+    if isinstance(error, AvocetError):
+        return " ".join(str(error).split())
+    if error.filename is None:
+        return None
+    return f"{os.fsdecode(error.filename)!r} cannot be used: {error.strerror}; name another path"
+
+
+def _leave_quietly() -> int:
+    """`avocet ... | head`: nobody reads on. What is buffered goes nowhere, so that exiting does not fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def _help() -> str:
@@ -67,6 +98,7 @@ def _help() -> str:
     lines += ["", "commands:", *(f"  {name:<16} {what}" for name, what in COMMANDS.items())]
     lines += ["", "options:", "  -h, --help           show this, or the help of a command: avocet COMMAND --help"]
     lines += ["  -V, --version        show the version"]
+    lines += ["  --debug COMMAND ...  show errors with their traceback instead of in one line"]
     return "\n".join(lines)
 
 

@@ -7,17 +7,19 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from avocet.captioning.formats import printable
-from avocet.cli.curate import CurateArguments, show, teacher_cache
+from avocet.cli.curate import CurateArguments, OutputFormat, show, teacher_cache
+from avocet.curation._stage_types import Progress
 from avocet.curation.data_card import make_card, write_card
-from avocet.curation.manifest import ManifestClip, find_manifest_clips, read_manifest
-from avocet.curation.outputs import SPLITS, OutputSettings, read_native, write_examples, write_parquet
+from avocet.curation.manifest import ManifestClip, find_manifest_clips, is_url, read_manifest
+from avocet.curation.outputs import SPLITS, OutputSettings, check_parquet, read_native, write_examples, write_parquet
 from avocet.curation.pipelines.dry_run import PreviewJudge, PreviewTeachers, preview_pipeline
-from avocet.curation.pipelines.plan import PipelineSettings, Step, annotation_steps, pipeline_steps
+from avocet.curation.pipelines.plan import PipelineSettings, Step, annotation_steps, pipeline_steps, plan_notes
 from avocet.curation.pipelines.run import RunRecord, StageRunner, last_manifest, run_steps, write_run_record
 from avocet.curation.pipelines.session import JudgeSettings, LazyJudge, LazyTeachers
 from avocet.curation.stage import StageSummary, run_stage
@@ -28,35 +30,43 @@ from avocet.errors import ConfigError
 from avocet.judging.client import ClientSettings
 from avocet.judging.costs import Price, parse_price
 from avocet.judging.messages import CallParameters
+from avocet.provenance import code_facts
+from avocet.records import Record
 
 if TYPE_CHECKING:
-    from avocet.records import TrainingExample
+    from avocet.curation.pipelines.captions_in import CaptionsIn
 
 
 def run_pipeline(arguments: CurateArguments, out: Path, settings: PipelineSettings, stack: contextlib.ExitStack) -> int:
     """`avocet curate avocado` and `vs2`."""
+    output = _output(arguments)
     teachers, judge = _teachers(arguments, stack), None
     if settings.pipeline == "avocado" and settings.min_completeness:
         judge = _judge(arguments, teachers, stack)
-
-    def clips() -> Iterator[ManifestClip]:
-        return find_manifest_clips(arguments.paths)
-
-    runner = _runner(arguments)
-    _preview(arguments, out, settings, teachers, clips(), runner, stack)
+    steps = pipeline_steps(settings, teachers, judge)
+    notes = plan_notes(settings, teachers)
+    runner, merged = _runner(arguments), list[str]()
+    front = _preview(arguments, out, settings, teachers, find_manifest_clips(arguments.paths, merged), runner, stack)
+    if merged:
+        _tell([f"{len(merged)} clips are named by more than one input and are taken once, such as {merged[0]}"])
+    _tell(notes)
     if arguments.judging.dry_run:
         return 0
-    steps = pipeline_steps(settings, teachers, judge)
     record = RunRecord(
         pipeline=settings.pipeline,
         settings=settings.to_dict(),
         teachers=teachers.versions(),
         judge=None if judge is None else judge.identity,
         stages=tuple(step.name for step in steps),
+        asking=_asking(arguments),
+        inputs=_inputs(arguments.paths),
+        notes=notes,
+        output={**output.to_dict(), "formats": list(arguments.format)},
+        code=code_facts(),
     )
     write_run_record(out, record)
-    summaries = _run(arguments, steps, clips(), out, runner)
-    return _finish(arguments, out, record, summaries)
+    summaries = _run(arguments, steps, (), out, runner, front)
+    return _finish(arguments, out, record, output, summaries)
 
 
 def annotate(arguments: CurateArguments, out: Path, stack: contextlib.ExitStack) -> int:
@@ -66,8 +76,8 @@ def annotate(arguments: CurateArguments, out: Path, stack: contextlib.ExitStack)
     from avocet.curation.pipelines.captions_in import annotated, caption_clips
 
     teachers = _teachers(arguments, stack)
-    examples = _examples(arguments.paths[0])
-    clips = list(caption_clips(examples))
+    given = _captions(arguments, out)
+    clips = list(caption_clips(given.examples))
     steps = annotation_steps(arguments.annotations, teachers, arguments.num_questions)
     preview = PreviewTeachers(teachers)
     preview_pipeline(annotation_steps(arguments.annotations, preview, arguments.num_questions), clips, out)
@@ -80,16 +90,41 @@ def annotate(arguments: CurateArguments, out: Path, stack: contextlib.ExitStack)
         teachers=teachers.versions(),
         judge=None,
         stages=tuple(step.name for step in steps),
+        asking=_asking(arguments),
+        inputs=_inputs(arguments.paths),
+        left_out=dict(sorted(Counter(one.reason for one in given.left_out).items())),
+        code=code_facts(),
     )
     write_run_record(out, record)
     summaries = _run(arguments, list(steps), clips, out, _runner(arguments))
     manifest = read_manifest(last_manifest(out, record.stages))
-    count = _write_lines(out / "annotated.jsonl", annotated(examples, manifest))
+    count = _write_lines(out / "annotated.jsonl", annotated(given.examples, manifest))
     _tell([f"{out / 'annotated.jsonl'}: {count} examples"])
-    card = make_card(out)
+    card = make_card(out, None, {})
     write_card(out, card)
     show(arguments, card.markdown(), card.to_json_line())
-    return 1 if any(summary.num_failed for summary in summaries) else 0
+    return 1 if any(summary.num_failed for summary in summaries) or record.left_out.get("unreadable") else 0
+
+
+def _output(arguments: CurateArguments) -> OutputSettings:
+    """What is to be written, checked before anything is paid."""
+    if "parquet" in arguments.format:
+        check_parquet()
+    return OutputSettings(tasks=arguments.tasks, val_fraction=arguments.val_fraction, seed=arguments.seed)
+
+
+def _inputs(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(path if is_url(path) else os.path.abspath(path) for path in paths)
+
+
+def _asking(arguments: CurateArguments) -> dict[str, Any]:
+    """What else decides the answers; for the record of the run."""
+    sampling = _sampling(arguments.teacher_temperature)
+    return {
+        "media_as": arguments.media_as,
+        "teachers": {role: parameters.to_dict() for role, parameters in sampling.items()},
+        "judge": arguments.judging.parameters().to_dict(),
+    }
 
 
 def _teachers(arguments: CurateArguments, stack: contextlib.ExitStack) -> LazyTeachers:
@@ -177,8 +212,11 @@ def _preview(
     clips: Iterable[ManifestClip],
     runner: StageRunner,
     stack: contextlib.ExitStack,
-) -> None:
-    """Say how much will be sent and what it costs at most, before anything is sent."""
+) -> list[StageSummary]:
+    """Go through the stages that cost nothing, and say how much the others will send and cost at most.
+
+    Returns what the first ones did.
+    """
     preview, judge, client = PreviewTeachers(teachers), None, None
     if settings.pipeline == "avocado" and settings.min_completeness:
         client = dataclasses.replace(
@@ -186,28 +224,47 @@ def _preview(
         ).open_client(stack)
         judge = PreviewJudge(client)
         stack.callback(judge.close)
-    steps = pipeline_steps(settings, preview, judge)
-    count = preview_pipeline(steps, clips, out, runner=runner, workers=arguments.workers)
-    lines = [f"{count} clips would be asked about; at most, as if nothing was in the cache:"]
-    lines += [total.line() for total in preview.totals]
-    lines += [f"judge: {line}" for line in client.summary().lines()[:1]] if client is not None else []
-    _tell(lines)
-
-
-def _run(
-    arguments: CurateArguments, steps: list[Step], clips: Iterable[ManifestClip], out: Path, runner: StageRunner
-) -> list[StageSummary]:
-    summaries = run_steps(
-        steps,
+    count, front = preview_pipeline(
+        pipeline_steps(settings, preview, judge),
         clips,
         out,
         runner=runner,
         workers=arguments.workers,
         max_attempts=arguments.max_attempts,
-        progress=_TerminalLine() if sys.stderr.isatty() else None,
+        progress=_terminal(),
     )
-    _tell([summary.line() for summary in summaries])
+    _tell([summary.line() for summary in front])
+    lines = [f"{count} clips would be asked about; at most, as if nothing was in the cache:"]
+    lines += [total.line() for total in preview.totals]
+    lines += [f"judge: {line}" for line in client.summary().lines()[:1]] if client is not None else []
+    _tell(lines)
+    return front
+
+
+def _run(
+    arguments: CurateArguments,
+    steps: list[Step],
+    clips: Iterable[ManifestClip],
+    out: Path,
+    runner: StageRunner,
+    front: Sequence[StageSummary] = (),
+) -> list[StageSummary]:
+    summaries = run_steps(
+        steps,
+        clips,
+        out,
+        gone_through=front,
+        runner=runner,
+        workers=arguments.workers,
+        max_attempts=arguments.max_attempts,
+        progress=_terminal(),
+    )
+    _tell([summary.line() for summary in summaries[len(front) :]])
     return summaries
+
+
+def _terminal() -> Progress | None:
+    return _TerminalLine() if sys.stderr.isatty() else None
 
 
 class _TerminalLine:
@@ -222,10 +279,15 @@ class _TerminalLine:
         print(f"{end}\r{printable(summary.line())}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _finish(arguments: CurateArguments, out: Path, record: RunRecord, summaries: list[StageSummary]) -> int:
+def _finish(
+    arguments: CurateArguments, out: Path, record: RunRecord, output: OutputSettings, summaries: list[StageSummary]
+) -> int:
     """Write the data set and its card."""
-    output = OutputSettings(tasks=arguments.tasks, val_fraction=arguments.val_fraction, seed=arguments.seed)
-    splits = write_examples(read_manifest(last_manifest(out, record.stages)), out, output)
+    for format in get_args(OutputFormat):
+        for split in SPLITS:
+            # Of an earlier run: beside another split they would give validation clips to the training.
+            _remove(_export_path(out, split, format))
+    splits = write_examples(last_manifest(out, record.stages), out, output)
     for format in arguments.format:
         for split in SPLITS:
             if splits[split].num_clips:
@@ -236,18 +298,22 @@ def _finish(arguments: CurateArguments, out: Path, record: RunRecord, summaries:
     return 1 if any(summary.num_failed for summary in summaries) else 0
 
 
-def _export(out: Path, split: str, format: str) -> None:
-    """One side of the split in another format; it takes its name when it is complete, in place of an older one."""
+def _export_path(out: Path, split: str, format: OutputFormat) -> Path:
+    endings = {"parquet": ".parquet", "webdataset": "-shards"}
+    return out / f"{split}{endings.get(format, f'.{format}.json')}"
+
+
+def _export(out: Path, split: str, format: OutputFormat) -> None:
+    """One side of the split in another format; it takes its name when it is complete."""
+    target = _export_path(out, split, format)
     if format == "parquet":
-        write_parquet(read_native(out / f"{split}.jsonl"), out / f"{split}.parquet")
+        write_parquet(read_native(out / f"{split}.jsonl"), target)
         return
     from avocet.training.data import convert_examples, read_examples
 
-    name = f"{split}-shards" if format == "webdataset" else f"{split}.{format}.json"
-    target, unfinished = out / name, out / f".{name}.part"
+    unfinished = out / f".{target.name}.part"
     _remove(unfinished)
-    report = convert_examples(read_examples([out / f"{split}.jsonl"]), format, unfinished)  # type: ignore[arg-type]  # the formats of both
-    _remove(target)
+    report = convert_examples(read_examples([out / f"{split}.jsonl"]), format, unfinished)
     os.replace(unfinished, target)
     lost = [f"{count} without {name}" for name, count in sorted(report.lost.items())]
     lost += [f"skipped: {one.where}: {one.reason}" for one in report.skipped[:5]]
@@ -262,28 +328,38 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _examples(path: str) -> list[TrainingExample]:
-    """Training examples of any format, or the captions that `avocet caption` wrote."""
-    from avocet.curation.pipelines.captions_in import is_caption_file, read_captions
+def _captions(arguments: CurateArguments, out: Path) -> CaptionsIn:
+    """Training examples of any format, or the captions that `avocet caption` wrote, and what is left out of them.
+
+    All of the latter is in a file, and the first ones are said.
+    """
+    from avocet.curation.pipelines.captions_in import CaptionsIn, LeftOut, is_caption_file, read_captions
     from avocet.training.data import read_examples
 
+    path, file = arguments.paths[0], out / "left_out.jsonl"
     if is_caption_file(path):
-        return list(read_captions(path))
-    data = read_examples([path])
-    if data.rejected:
-        _tell([f"rejected: {one.where}: {one.reason}" for one in data.rejected[:10]])
-    if not data.examples:
-        raise ConfigError(f"{path} holds no training examples and no captions ({len(data.rejected)} lines rejected)")
-    return list(data.examples)
+        given = read_captions(path, keep_cut_off=arguments.keep_cut_off)
+    else:
+        data = read_examples([path])
+        rejected = (LeftOut(where=one.where, reason="unreadable", detail=one.reason) for one in data.rejected)
+        given = CaptionsIn(examples=data.examples, left_out=tuple(rejected))
+    file.unlink(missing_ok=True)
+    if given.left_out:
+        _write_lines(file, given.left_out)
+        _tell([f"left out: {one.where}: {one.reason}: {one.detail}" for one in given.left_out[:10]])
+        _tell([f"{len(given.left_out)} of {len(given.left_out) + len(given.examples)} are left out; all are in {file}"])
+    if not given.examples:
+        raise ConfigError(f"{path} holds no training examples and no captions ({len(given.left_out)} left out)")
+    return given
 
 
-def _write_lines(path: Path, examples: Iterable[TrainingExample]) -> int:
+def _write_lines(path: Path, records: Iterable[Record]) -> int:
     from avocet.curation.manifest import replacing
 
     count = 0
     with replacing(path) as file:
-        for example in examples:
-            file.write(example.to_json_line() + "\n")
+        for record in records:
+            file.write(record.to_json_line() + "\n")
             count += 1
     return count
 

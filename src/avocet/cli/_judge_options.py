@@ -29,6 +29,8 @@ class JudgeOptions:
     """Stop before more than so many USD are spent."""
     dry_run: bool = False
     """Send nothing; say how many calls and tokens it would be, and what they would cost."""
+    ask_again: bool = False
+    """Where the cache has a reply that cannot be read, ask again. Without it the same run gives the same verdicts."""
     concurrency: int = 16
     """Calls with the judge's server at once."""
     requests_per_minute: float | None = None
@@ -76,6 +78,7 @@ class JudgeOptions:
             cache=stack.enter_context(ReplyCache(path)),
             price=None if self.price is None else parse_price(self.price),
             max_cost_usd=self.max_cost,
+            ask_again=self.ask_again,
             dry_run=self.dry_run,
         )
 

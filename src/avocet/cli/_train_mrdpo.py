@@ -39,7 +39,7 @@ class MrDpoArguments:
     run_dir: Path | None = None
     """Where everything goes; runs/RECIPE if not given. A run that is there is gone on with."""
     from_round: int | None = None
-    """Do this round and those after it anew."""
+    """Do this round and those after it anew. Given again after a kill, it goes on with what it began."""
     status: bool = False
     """Say where the run stands and write its page; nothing is trained."""
 
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"recipe {recipe.name!r} has no `mrdpo`; see recipes/nano_mrdpo/recipe.py")
     run_dir = arguments.run_dir or Path("runs") / recipe.name
     if arguments.judging.dry_run:
-        print(dry_run(recipe.mrdpo, run_dir))
+        print(dry_run(recipe.mrdpo, run_dir, arguments.from_round))
         return 0
     if arguments.status:
         return _status(run_dir, recipe.mrdpo.rounds)

@@ -1,20 +1,24 @@
 """`avocet curate`: from raw videos to training data, by the pipelines of both papers.
 
-avocet curate avocado videos/ --out data --teacher visual=gemini-2.5-pro@https://HOST/v1 --teacher audio=... \
-    --teacher fuse=... --teacher check=... --judge gpt-4.1
-avocet curate vs2 clips.jsonl --out data --teacher asr=whisper:openai/whisper-large-v3 ... --dry-run
-avocet curate annotate captions.jsonl --out annotated --teacher check=gpt-4o@https://HOST/v1
-avocet curate card data
+- avocet curate avocado videos/ --out data --teacher visual=gemini-2.5-pro@https://HOST/v1 --teacher audio=...
+  --teacher fuse=... --teacher check=... --judge gpt-4.1
+
+- avocet curate vs2 clips.jsonl --out data --teacher asr=whisper:openai/whisper-large-v3 ... --dry-run
+
+- avocet curate annotate captions.jsonl --out annotated --teacher check=gpt-4o@https://HOST/v1
+
+- avocet curate card data
 
 PATHS are folders, media files or manifests (.jsonl, docs/curation.md). Everything can be killed at any instant; the
-same command continues. Exit codes: 0 all clips have an outcome, 1 some failed and will be tried by the next run, 2 it
-could not be done.
+same command continues. Exit codes: 0 all clips have an outcome, 1 some failed and will be tried by the next run (or
+lines of captions could not be read), 2 it could not be done.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -69,7 +73,8 @@ class CurateArguments:
     cut_shots: bool = False
     """Cut files at shots into clips of these lengths."""
     keep_all_sounds: bool = False
-    """Keep silent, black and static clips."""
+    """Keep silent, black and static clips, and those without sound, whose audio captions and transcripts are empty.
+    vs2 drops clips without words all the same, but for --min-transcript-words 0."""
     segment_seconds: float = 10.0
     """vs2: of what is captioned and transcribed at a time."""
     min_transcript_words: int = 3
@@ -86,6 +91,8 @@ class CurateArguments:
     """avocado, annotate: per clip."""
     annotations: tuple[ChosenAnnotation, ...] = ("events", "checklist", "dialogue", "qa")
     """annotate: what is made."""
+    keep_cut_off: bool = False
+    """annotate: also captions that their model did not end (token limit, loop); they are left out otherwise."""
     tasks: tuple[ChosenTask, ...] = ("caption", "local_caption", "qa")
     """What training examples are made of each clip."""
     val_fraction: float = 0.05
@@ -118,11 +125,25 @@ def main(argv: list[str]) -> int:
     if arguments.ray and arguments.judging.max_cost is not None:
         raise ConfigError("--max-cost cannot hold over the processes of Ray; leave out one of --max-cost and --ray")
     from avocet.cli import _curate_run
+    from avocet.curation.pipelines.run import run_lock
 
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, _told_errors(arguments.out):
+        stack.enter_context(run_lock(arguments.out))
         if arguments.verb == "annotate":
             return _curate_run.annotate(arguments, arguments.out, stack)
         return _curate_run.run_pipeline(arguments, arguments.out, pipeline_settings(arguments), stack)
+
+
+@contextlib.contextmanager
+def _told_errors(out: Path) -> Iterator[None]:
+    """A full disk and the like as errors of the command."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or out}: {error.strerror or error}; what was recorded in {out} stays, and the same "
+            "command continues when that is mended"
+        ) from error
 
 
 def pipeline_settings(arguments: CurateArguments) -> PipelineSettings:
@@ -154,10 +175,14 @@ def show(arguments: CurateArguments, markdown: str, as_json: str) -> None:
 
 def _card(arguments: CurateArguments) -> int:
     from avocet.curation.data_card import make_card, write_card
+    from avocet.curation.pipelines.run import read_run_record, run_lock
 
     if len(arguments.paths) != 1:
         raise ConfigError(f"give the folder of one run: avocet curate card DIR; got {len(arguments.paths)}")
-    card = make_card(arguments.paths[0])
-    write_card(arguments.paths[0], card)
+    folder = Path(arguments.paths[0])
+    read_run_record(folder)  # before a lock makes a folder of it
+    with _told_errors(folder), run_lock(folder):
+        card = make_card(folder)
+        write_card(folder, card)
     show(arguments, card.markdown(), card.to_json_line())
     return 0

@@ -187,6 +187,10 @@ def _conversion(data: ExampleSet, report: ConvertReport) -> list[str]:
     lines = [f"{paths}: {report.num_examples} examples and {report.num_pairs} pairs as {report.format}"]
     lines += [f"{count} x {note}" for note, count in sorted(data.notes.items())]
     lines += [f"lost in {count}: {name}" for name, count in sorted(report.lost.items())]
+    lines += [
+        f"in {count}, trainers do not see (the field 'avocet' keeps it): {name}"
+        for name, count in sorted(report.kept.items())
+    ]
     lines += _first([f"rejected: {one.where}: {one.reason}" for one in data.rejected])
     return lines + _first([f"skipped: {one.where}: {one.reason}" for one in report.skipped])
 

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Name = Literal["vs2", "vs2-local", "ugc", "daily-omni", "worldsense", "vdc", "dream1k", "videomme"]
 
 PAGE_FILE = "report.html"
-RUN_FILE = "run.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,9 @@ class EvaluateArguments:
     """Field or column of the caption files that names the video, where it is not a usual one."""
     caption_field: str | None = None
     """Likewise of the caption."""
+    sample: int | None = None
+    """Where the files hold several captions of a video: judge the one with this number, from 1. Without it they are an
+    error."""
     limit: int | None = None
     """Only the first so many items of the benchmark, for a try."""
     model: str | None = None
@@ -89,6 +91,8 @@ def main(argv: list[str]) -> int:
         from avocet.cli import _evaluate_theatre
 
         return _evaluate_theatre.main(argv)
+    if argv and not argv[0].startswith("-") and argv[0] not in get_args(Name):
+        raise ConfigError(f"there is no benchmark {argv[0]!r}; there are theatre, {', '.join(get_args(Name))}")
     arguments = tyro.cli(
         EvaluateArguments,
         args=argv,
@@ -130,6 +134,14 @@ def _check(arguments: EvaluateArguments) -> None:
         raise ConfigError("--model needs --videos DIR (the benchmark's videos) and --out DIR (where captions are kept)")
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit must be >= 1, got {arguments.limit}")
+    if arguments.out is not None and not arguments.judging.dry_run:
+        # Before anything is captioned or paid for.
+        try:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the folder --out {arguments.out} cannot be made: {error.strerror or error}; choose another"
+            ) from error
 
 
 def _benchmark_run(arguments: EvaluateArguments) -> BenchmarkRun:
@@ -145,15 +157,36 @@ def _benchmark_run(arguments: EvaluateArguments) -> BenchmarkRun:
 
 def _captions(arguments: EvaluateArguments, run: BenchmarkRun) -> CaptionSet:
     from avocet.captioning.bulk import failures_path
-    from avocet.evaluation.captions import read_captions
+    from avocet.evaluation.captions import read_captions, take_sample
 
     paths = list(arguments.captions)
     if arguments.model is not None:
-        made = _caption(arguments, run)
+        made = _earlier_captions(arguments) if arguments.judging.dry_run else _caption(arguments, run)
         paths = [path for path in (made, failures_path(made)) if path.is_file() and path.stat().st_size]
         if not paths:
             raise ConfigError(f"no item of {run.benchmark.name} could be captioned")
-    return read_captions(paths, video_field=arguments.video_field, caption_field=arguments.caption_field)
+    captions = read_captions(
+        paths,
+        several="refuse" if arguments.sample is None else "keep",
+        video_field=arguments.video_field,
+        caption_field=arguments.caption_field,
+    )
+    return captions if arguments.sample is None else take_sample(captions, arguments.sample)
+
+
+def _earlier_captions(arguments: EvaluateArguments) -> Path:
+    """What an earlier run has captioned: a dry run makes no captions."""
+    from avocet.evaluation.captioning import CAPTIONS_FILE
+
+    assert arguments.out is not None
+    path = arguments.out / CAPTIONS_FILE
+    if not path.is_file() or not path.stat().st_size:
+        raise ConfigError(
+            f"--dry-run captions nothing, and {path} holds no captions whose judging could be counted; give captions "
+            "with --captions FILE, or run without --dry-run"
+        )
+    print(f"counting the captions of {path}; nothing is captioned", file=sys.stderr)
+    return path
 
 
 def _caption(arguments: EvaluateArguments, run: BenchmarkRun) -> Path:
@@ -202,6 +235,7 @@ def _keep(
     if arguments.out is None:
         return
     from avocet import __version__
+    from avocet.evaluation.evaluate import RUN_FILE
     from avocet.review.evaluation_page import write_evaluation_page
 
     write_evaluation_page(evaluation.report, evaluation.outcomes, arguments.out / PAGE_FILE, cost_lines=costs)
@@ -221,6 +255,8 @@ def _keep(
 def _print(arguments: EvaluateArguments, evaluation: Evaluation) -> None:
     report = evaluation.report
     print(json.dumps(report.to_dict(), ensure_ascii=False) if arguments.json else report.to_markdown())
+    if any("unreadable reply" in why for why in (*report.unscored_reasons, *report.unscored_questions)):
+        print("replies that cannot be read stay in the cache; --ask-again asks for others", file=sys.stderr)
     if arguments.out is None:
         print("nothing was kept but the judge's replies; --out DIR keeps verdicts, items and a page", file=sys.stderr)
     else:
@@ -231,6 +267,6 @@ def _compare(arguments: EvaluateArguments) -> int:
     from avocet.evaluation.compare import compare_runs
 
     assert arguments.compare is not None
-    comparison = compare_runs(*arguments.compare)
+    comparison = compare_runs(*arguments.compare, arguments.benchmark)
     print(json.dumps(comparison.to_dict(), ensure_ascii=False) if arguments.json else comparison.to_markdown())
     return 0 if comparison.scores else 2

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from avocet.curation._stage_types import StageSummary
+from avocet.curation._stage_types import CurationStage, StageSummary
 from avocet.curation.manifest import ManifestClip, replacing
 from avocet.curation.outcomes import Cost, Dropped, Failed, Finished, Outcome, apply_outcome
-from avocet.errors import RecordError
+from avocet.errors import ConfigError, RecordError
 from avocet.ledger import Ledger
 from avocet.records import Record
+
+SUMMARY_FILE = "summary.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,36 @@ class Tried:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tries:
+    """How often a clip is looked at in one run, when looks fail."""
+
+    max_attempts: int = 3
+    retry_wait_seconds: float = 0.5
+    """Before the second look; doubled before each further one."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.retry_wait_seconds < 0:
+            raise ConfigError(
+                "a stage needs max_attempts >= 1 and retry_wait_seconds >= 0, got "
+                f"{self.max_attempts} and {self.retry_wait_seconds}"
+            )
+
+    def look(self, stage: CurationStage, clip: ManifestClip) -> Tried:
+        """Look until there is an outcome that will do. Raises what the stage raises."""
+        failures: list[tuple[Failed, float]] = []
+        while True:
+            began = time.monotonic()
+            outcome = stage.process(clip)
+            seconds = time.monotonic() - began
+            if not isinstance(outcome, Failed):
+                return Tried(failures=tuple(failures), outcome=outcome, seconds=seconds)
+            failures.append((outcome, seconds))
+            if len(failures) == self.max_attempts or not outcome.at_once:
+                return Tried(failures=tuple(failures), outcome=outcome, seconds=0.0)
+            time.sleep(self.retry_wait_seconds * 2 ** (len(failures) - 1))
+
+
 class Books:
     """The two ledgers of a folder, with access to entries by key and the account of failed attempts."""
 
@@ -96,8 +129,14 @@ class Books:
         self._attempts.close()
         self._results.close()
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._offsets
+    def reuse(self, look: Look, stage: str) -> bool:
+        """Whether an earlier run recorded the outcome, which `look` then has."""
+        if look.key not in self._offsets:
+            return False
+        entry = self.read(look.key)
+        look.reused = True
+        look.finish(stage, entry.outcome, entry.seconds)
+        return True
 
     def read(self, key: str) -> StageEntry:
         """Raises `RecordError` for an entry that another program wrote."""
@@ -140,7 +179,10 @@ class Books:
 
 
 class Outputs:
-    """The manifests that a run leaves; they take their names together, at its end."""
+    """The manifests that a run leaves; they take their names together, at its end.
+
+    Whoever finds a summary may rely on the manifests beside it: it goes when a run begins and is the last to come.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -148,6 +190,7 @@ class Outputs:
         self._files: dict[str, Any] = {}
 
     def __enter__(self) -> Outputs:
+        (self._folder / SUMMARY_FILE).unlink(missing_ok=True)
         for name in ("clips", "dropped", "failed"):
             self._files[name] = self._stack.enter_context(replacing(self._folder / f"{name}.jsonl"))
         return self
@@ -169,6 +212,7 @@ class Outputs:
             self._files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def finish(self, summary: StageSummary) -> None:
-        """Write the summary."""
-        with replacing(self._folder / "summary.json") as file:
+        """Give the manifests their names and write the summary."""
+        self._stack.close()
+        with replacing(self._folder / SUMMARY_FILE) as file:
             file.write(json.dumps(summary.to_dict(), indent=2) + "\n")

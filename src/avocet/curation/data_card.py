@@ -17,9 +17,11 @@ from pathlib import Path
 from avocet.curation._stage_types import StageSummary
 from avocet.curation.manifest import ManifestClip, read_manifest, replacing
 from avocet.curation.outcomes import Cost
-from avocet.curation.outputs import OutputSettings, Split, SplitCounts
+from avocet.curation.outputs import OutputSettings, Split, SplitCounts, shared_sources
 from avocet.curation.pipelines.run import RunRecord, last_manifest, read_run_record, read_summaries
 from avocet.curation.pipelines.verify import flags_of, unread_of
+from avocet.errors import ConfigError
+from avocet.judging._words import words_of
 from avocet.metrics.statistics import mean_with_error
 from avocet.records import Record
 
@@ -86,6 +88,8 @@ class Findings(Record):
     num_flagged: int = 0
     unread: dict[str, int] = dataclasses.field(default_factory=dict)
     """Annotation -> clips that are without it, because no answer could be read."""
+    local_left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Why a local caption was taken from its clip -> clips."""
     completeness: dict[str, int] = dataclasses.field(default_factory=dict)
     """Score -> clips."""
     keypoints: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -94,7 +98,7 @@ class Findings(Record):
     num_utterances: int = 0
     caption_words: Mean | None = None
     word_error_rate: Mean | None = None
-    """Of quoted speech against the transcript, over clips with both."""
+    """Of quoted speech against the transcript, over clips with both; the flag speech_not_told counts the others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,7 @@ def make_card(
     output: OutputSettings | None = None,
     splits: Mapping[Split, SplitCounts] | None = None,
 ) -> DataCard:
-    """The card of a finished run. Without `output` and `splits`, those of the card that is there already.
+    """The card of a finished run. Without `output` and `splits`, those of the card of this run that is there already.
 
     Raises `ConfigError` for a folder without a finished run.
     """
@@ -134,6 +138,11 @@ def make_card(
     summaries = read_summaries(folder, record.stages)
     if splits is None and (Path(folder) / CARD_FILE).is_file():
         old = DataCard.from_json((Path(folder) / CARD_FILE).read_text(encoding="utf-8"))
+        if old.run != record:
+            raise ConfigError(
+                f"the run in {folder} is unfinished: its data set has not been written, only that of an earlier run; "
+                "run it again to finish"
+            )
         output, splits = old.output, old.splits
     dropped: Counter[str] = Counter()
     for summary in summaries:
@@ -146,7 +155,7 @@ def make_card(
         dropped=_ordered(dropped),
         num_failed=sum(summary.num_failed for summary in summaries),
         cost=_rounded(sum((summary.cost for summary in summaries), Cost())),
-        findings=count_findings(read_manifest(manifest)),
+        findings=count_findings(read_manifest(manifest), shared_sources(read_manifest(manifest))),
         output=output,
         splits=dict(splits or {}),
     )
@@ -160,11 +169,14 @@ def write_card(folder: str | os.PathLike[str], card: DataCard) -> None:
         file.write(card.markdown())
 
 
-def count_findings(clips: Iterable[ManifestClip]) -> Findings:
-    """Count over the clips of a manifest; a few numbers per clip are in memory."""
-    counts: dict[str, Counter[str]] = {
-        name: Counter() for name in ("licences", "flags", "unread", "completeness", "keypoints")
-    }
+def count_findings(clips: Iterable[ManifestClip], sources_as: Mapping[str, str] | None = None) -> Findings:
+    """Count over the clips of a manifest; a few numbers per clip are in memory.
+
+    Args:
+        sources_as: see `avocet.curation.outputs.shared_sources`.
+    """
+    names = ("licences", "flags", "unread", "local_left_out", "completeness", "keypoints")
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
     numbers: Counter[str] = Counter()
     sources: set[int] = set()
     media_seconds = 0.0
@@ -172,19 +184,21 @@ def count_findings(clips: Iterable[ManifestClip]) -> Findings:
     errors: list[float] = []
     for clip in clips:
         numbers["clips"] += 1
-        sources.add(hash(clip.source_id))
+        sources.add(hash((sources_as or {}).get(clip.source_id, clip.source_id)))
         media_seconds += clip.duration_seconds or 0.0
         flags = set(flags_of(clip))
         numbers["flagged"] += bool(flags)
         counts["licences"][clip.licence or _UNKNOWN] += 1
         counts["flags"].update(flags)
         counts["unread"].update(unread_of(clip))
+        left_out = clip.facts.get("local_filter", {}).get("left_out")
+        counts["local_left_out"].update([] if left_out is None else [str(left_out)])
         score = clip.facts.get("completeness", {}).get("score")
         counts["completeness"].update([str(score)] if score is not None else [])
         counts["keypoints"].update(point["dimension"] for point in clip.facts.get("checklist", {}).get("keypoints", ()))
         numbers["events"] += len(clip.facts.get("events", {}).get("events", ()))
         numbers["utterances"] += len(clip.facts.get("dialogue", {}).get("utterances", ()))
-        words.append(float(len(str(clip.facts.get("caption", {}).get("text", "")).split())))
+        words.append(float(len(words_of(str(clip.facts.get("caption", {}).get("text", ""))))))
         rate = clip.facts.get("dialogue_check", {}).get("word_error_rate")
         errors += [] if rate is None else [float(rate)]
     return Findings(
@@ -208,17 +222,20 @@ def _markdown(card: DataCard) -> list[str]:
         f"{card.num_clips_in} clips given. Cost: {_money(card.cost)}."
     ]
     if card.num_failed:
-        lines += [f"**Unfinished:** {card.num_failed} clips have failed so far; run again to try them."]
+        lines += ["", f"**Unfinished:** {card.num_failed} clips have failed so far; run again to try them."]
+    lines += [line for note in card.run.notes for line in ("", f"**Note:** {note}.")]
     lines += ["", "## Data", "", *_table(("split", "clips", "sources", "hours", "examples", "file"), _splits(card))]
     lines += ["", "## Yields", ""]
     heads = ("stage", "in", "out", "dropped", "failed", "hours out", "cost")
     lines += _table(heads, [_stage_row(stage) for stage in card.stages])
+    lines += _counts("Lines of the input that are no clips", "reason", card.run.left_out)
     lines += _counts("Dropped", "reason", card.dropped)
     lines += _counts("Licences", "licence", found.licences)
     lines += _counts("Flags", "flag", found.flags)
     if found.flags:
         lines += ["", f"{found.num_flagged} clips have at least one; nothing was changed or dropped for them."]
     lines += _counts("Without annotation", "annotation", found.unread)
+    lines += _counts("Without local caption", "reason", found.local_left_out)
     lines += _counts("Completeness", "score", found.completeness)
     lines += _counts("Keypoints", "dimension", found.keypoints)
     lines += ["", "## Texts", ""]
@@ -231,6 +248,8 @@ def _markdown(card: DataCard) -> list[str]:
     lines += ["", "## Made with", ""]
     lines += [f"- {role}: {name}" for role, name in card.run.teachers.items()]
     lines += [f"- judge: {card.run.judge}"] * bool(card.run.judge)
+    if card.run.code:
+        lines += [f"- avocet {card.run.code['versions'].get('avocet')}, commit {card.run.code['commit']}"]
     settings = {name: value for name, value in card.run.settings.items() if value is not None}
     return [*lines, "", "```json", json.dumps(settings, indent=2, ensure_ascii=False), "```"]
 

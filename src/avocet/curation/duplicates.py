@@ -223,7 +223,7 @@ def _tie(
 
 
 def _exact_keys(clip: ManifestClip, facts: Mapping[str, Any]) -> Iterator[str]:
-    file = facts.get("file_sha256")
+    file = clip.file_sha256
     if file:
         yield f"file {file} {clip.start_seconds} {clip.end_seconds}"
     if facts.get("content_sha256"):

@@ -35,12 +35,12 @@ class ManifestClip(Record):
     end_seconds: float | None = None
     source_id: str = ""
     """The video that the clip was cut from: clips of one source never stand on both sides of a train/validation
-    split. The path where nothing is given."""
+    split. Where nothing is given, the address, or the real path of the file, however it is spelled."""
     licence: str | None = None
     url: str | None = None
     """Where the source was published."""
     sha256: str | None = None
-    """Of the file, as 64 hex digits, as its publisher states it."""
+    """Of the file, as 64 hex digits, as its publisher states it; of pieces also as it was measured."""
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Anything else that was given; carried along, read by no stage."""
     facts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -49,13 +49,16 @@ class ManifestClip(Record):
     def __post_init__(self) -> None:
         self.ref  # noqa: B018  # the rules of ids, paths and intervals
         if not self.source_id:
-            object.__setattr__(self, "source_id", self.path)
+            object.__setattr__(self, "source_id", _real_path(self.path))
         try:
             f"{self.id}{self.path}".encode()
         except UnicodeEncodeError as error:
             raise RecordError(
                 f"ManifestClip {self.id!r}: the name is not valid Unicode, which no manifest can hold; rename the file"
             ) from error
+        for name in ("source_id", "licence", "url", "meta"):
+            if problem := _unwritable(getattr(self, name)):
+                raise RecordError(f"ManifestClip {self.id!r}: {name} cannot be written to a manifest: {problem}")
         if self.sha256 is not None and not _SHA256.match(self.sha256):
             raise RecordError(
                 f"ManifestClip {self.id!r}: sha256 must be 64 lower-case hex digits or null, got {self.sha256!r}"
@@ -81,6 +84,12 @@ class ManifestClip(Record):
                 return float(duration)
         return None if self.end_seconds is None else self.end_seconds - (self.start_seconds or 0.0)
 
+    @property
+    def file_sha256(self) -> str | None:
+        """Of the file: as it was stated, else as the latest stage that measured it found; None when nobody knows."""
+        found = (facts.get("file_sha256") for facts in reversed(self.facts.values()))
+        return self.sha256 or next((str(digest) for digest in found if digest), None)
+
     def located(self) -> ManifestClip:
         """The clip with an absolute path, which means the same from everywhere; a relative one counts from here."""
         if is_url(self.path) or os.path.isabs(self.path):
@@ -101,11 +110,16 @@ class ManifestClip(Record):
     def piece(self, start_seconds: float, end_seconds: float) -> ManifestClip:
         """A part of the clip, in seconds of the file's timeline, under an id of its own.
 
-        Facts are not inherited: they were found about the whole.
+        Facts are not inherited: they were found about the whole. But for the hash, which is that of the file.
         """
         times = ",".join(f"{seconds:.3f}".rstrip("0").rstrip(".") for seconds in (start_seconds, end_seconds))
         return dataclasses.replace(
-            self, id=f"{self.id}#t={times}", start_seconds=start_seconds, end_seconds=end_seconds, facts={}
+            self,
+            id=f"{self.id}#t={times}",
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            sha256=self.file_sha256,
+            facts={},
         )
 
     def digest(self, reads: Sequence[str] | None, *, reads_media: bool) -> str:
@@ -113,12 +127,13 @@ class ManifestClip(Record):
 
         Args:
             reads: the stages whose facts count; None for all.
-            reads_media: also the size of a local file counts, so that a file that was fetched anew is looked at anew.
+            reads_media: also the file counts, by its hash where it was measured, and by size and time of change of a
+                local one, so that a file that was fetched anew is looked at anew.
         """
         facts = self.facts if reads is None else {name: self.facts.get(name) for name in reads}
         seen: dict[str, Any] = {"clip": [self.path, self.start_seconds, self.end_seconds, self.sha256], "facts": facts}
         if reads_media:
-            seen["size"] = file_size(self.path)
+            seen["file"] = [self.file_sha256, *file_state(self.path)]
         text = json.dumps(seen, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -126,9 +141,9 @@ class ManifestClip(Record):
 def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestClip]:
     """The clips of a JSONL manifest, one at a time.
 
-    Missing ids become the path, with `#t=start,end` for an interval; relative paths are relative to the manifest's
-    folder. Empty lines are skipped. Raises `RecordError` naming file and line for lines that are no clip and for ids
-    that stand there twice, and `ConfigError` for a file that cannot be opened.
+    Relative paths are relative to the manifest's folder. Missing ids become the absolute path, with `#t=start,end` for
+    an interval. Empty lines are skipped. Raises `RecordError` naming file and line for lines that are no clip and for
+    ids that stand there twice, and `ConfigError` for a file that cannot be opened.
     """
     manifest = Path(path)
     lines_of_ids: dict[str, int] = {}
@@ -151,14 +166,20 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestClip]:
             raise RecordError(f"{manifest}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def find_manifest_clips(paths: Iterable[str | os.PathLike[str]]) -> Iterator[ManifestClip]:
+def find_manifest_clips(
+    paths: Iterable[str | os.PathLike[str]], merged: list[str] | None = None
+) -> Iterator[ManifestClip]:
     """The clips of manifests (`.jsonl`), folders (searched for media) and single media files, in order, each once.
 
-    Raises `ConfigError` for a folder without media, and what `read_manifest` raises.
+    Args:
+        merged: takes the ids of clips that more than one of the inputs names.
+
+    Raises `ConfigError` for a folder without media, `RecordError` for an id under which two inputs name different
+    clips, and what `read_manifest` raises.
     """
     from avocet.captioning.bulk import find_clips
 
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, bytes]] = {}
     for given in paths:
         if Path(given).suffix == ".jsonl":
             found: Iterable[ManifestClip] = read_manifest(given)
@@ -166,11 +187,21 @@ def find_manifest_clips(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Man
             refs, failures = find_clips([os.fspath(given)])
             if failures:
                 raise ConfigError(failures[0].error)
-            found = (ManifestClip(id=ref.id, path=ref.path, source_id=ref.path).located() for ref in refs)
+            found = (_of_path(ref.path) for ref in refs)
         for clip in found:
+            content = hashlib.sha256(clip.to_json_line().encode()).digest()
             if clip.id not in seen:
-                seen.add(clip.id)
+                seen[clip.id] = (os.fspath(given), content)
                 yield clip
+                continue
+            first, before = seen[clip.id]
+            if content != before:
+                raise RecordError(
+                    f"{os.fspath(given)}: id {clip.id!r} was already given in {first}, to a clip with another path, "
+                    "interval or provenance; name each clip once, or give ids that differ"
+                )
+            if merged is not None:
+                merged.append(clip.id)
 
 
 def write_manifest(path: str | os.PathLike[str], clips: Iterable[ManifestClip]) -> int:
@@ -205,12 +236,18 @@ def is_url(path: str) -> bool:
     return bool(_URL.match(path))
 
 
+def file_state(path: str) -> tuple[int, int] | tuple[None, None]:
+    """Bytes of a local file and when it was changed, in nanoseconds; None for URLs and files that are not there."""
+    try:
+        found = None if is_url(path) else os.stat(path)
+    except (OSError, ValueError):
+        found = None
+    return (None, None) if found is None else (found.st_size, found.st_mtime_ns)
+
+
 def file_size(path: str) -> int | None:
     """Bytes of a local file; None for URLs and files that are not there."""
-    try:
-        return None if is_url(path) else os.stat(path).st_size
-    except (OSError, ValueError):
-        return None
+    return file_state(path)[0]
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -224,7 +261,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 def _parse_line(line: str, manifest: Path, number: int) -> ManifestClip:
     try:
-        data = json.loads(line)
+        data = json.loads(line, parse_constant=_refuse_constant)
     except ValueError as error:
         raise RecordError(f"{manifest}:{number}: not JSON ({error})") from error
     if not isinstance(data, dict):
@@ -232,14 +269,44 @@ def _parse_line(line: str, manifest: Path, number: int) -> ManifestClip:
     given = data.get("path")
     if not isinstance(given, str) or not given:
         raise RecordError(f"{manifest}:{number}: a clip needs a path (a file or a URL), got {given!r}")
-    data.setdefault("id", given + _interval_suffix(data))
-    data.setdefault("source_id", given)
     if not is_url(given):
         data["path"] = os.path.abspath(manifest.parent / given)
+    data.setdefault("id", data["path"] + _interval_suffix(data))
     try:
+        # Only escapes can bring in halves of surrogate pairs, and lines that Avocet wrote have next to none.
+        if "\\u" in line and (problem := _unwritable(data)):
+            raise RecordError(problem)
         return ManifestClip.from_dict(data)
     except RecordError as error:
         raise RecordError(f"{manifest}:{number}: {error}") from error
+
+
+def _real_path(path: str) -> str:
+    try:
+        return path if is_url(path) else os.path.realpath(path)
+    except (OSError, ValueError):  # a name that no file can have; probing will say so
+        return path
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON; write null for a number that there is not")
+
+
+def _unwritable(value: object) -> str | None:
+    """Why a value cannot stand in a line of UTF-8 JSON; None when it can."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        return f"it holds half of a surrogate pair ({error.object[error.start : error.end]!a}), which is no character"
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"it is no JSON ({error})"
+    return None
+
+
+def _of_path(path: str) -> ManifestClip:
+    """A whole file that was named itself, or found in a folder."""
+    place = path if is_url(path) else os.path.abspath(path)
+    return ManifestClip(id=place, path=place)
 
 
 def _interval_suffix(data: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ class MeasureStage(Stage):
     Facts: duration_seconds, video_codec, width, height, average_fps, has_video, audio_status, num_frames and warnings
     of the decoder; those of `PictureMeasures` where there are pictures and of `SoundMeasures` where there is sound;
     picture_hashes and sound_hashes (base64), content_sha256 (over the sampled frames and the sound) and file_sha256
-    (from the stage `probe_name`, if it ran on this clip).
+    (as the clip states it, or the stage `probe_name` found).
     Drops `media_error`, and `too_long_to_measure`, since the clip is decoded in one piece.
     """
 
@@ -120,7 +120,7 @@ class MeasureStage(Stage):
         if opened.source.is_image:
             return Dropped(reason="still_image", detail=f"{clip.path} is a still image, not a video or a sound")
         facts = measure_clip(opened)
-        known = clip.facts.get(self.probe_name, {}).get("file_sha256")
+        known = clip.file_sha256
         return Kept(facts={**facts, "file_sha256": known} if known else facts)
 
 

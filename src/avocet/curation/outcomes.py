@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Container
 from typing import Any, Literal
 
 from avocet.curation.manifest import ManifestClip, is_url
@@ -26,12 +27,36 @@ class Cost(Record):
     """Calls that a server answered; answers from a cache are none."""
     num_unpriced: int = 0
     """Of the calls: those whose price is not known; `usd` leaves them out."""
+    answers: dict[str, float | None] = dataclasses.field(default_factory=dict, compare=False)
+    """Those of the calls that can be told from each other: key of the answer -> its USD, None if not known. An answer
+    that several clips got from the cache was paid for once."""
+
+    @classmethod
+    def of_answer(cls, usd: float | None, key: str | None = None) -> Cost:
+        """Of one answer of a server, with its key where it is kept for whoever asks the same."""
+        answers = {} if key is None else {key: usd}
+        return cls(usd=usd or 0.0, num_calls=1, num_unpriced=int(usd is None), answers=answers)
 
     def __add__(self, other: Cost) -> Cost:
+        """Of both together: an answer that is in both counts once."""
+        new = other.without(self.answers)
         return Cost(
-            usd=self.usd + other.usd,
-            num_calls=self.num_calls + other.num_calls,
-            num_unpriced=self.num_unpriced + other.num_unpriced,
+            usd=self.usd + new.usd,
+            num_calls=self.num_calls + new.num_calls,
+            num_unpriced=self.num_unpriced + new.num_unpriced,
+            answers=self.answers | new.answers,
+        )
+
+    def without(self, counted: Container[str]) -> Cost:
+        """What is left when the answers of these keys have been counted already."""
+        known = {key: usd for key, usd in self.answers.items() if key in counted}
+        if not known:
+            return self
+        return Cost(
+            usd=self.usd - sum(usd or 0.0 for usd in known.values()),
+            num_calls=self.num_calls - len(known),
+            num_unpriced=self.num_unpriced - sum(usd is None for usd in known.values()),
+            answers={key: usd for key, usd in self.answers.items() if key not in known},
         )
 
 

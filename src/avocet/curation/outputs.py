@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from avocet.captioning.instructions import choose_instruction
-from avocet.curation.manifest import ManifestClip, replacing
+from avocet.curation.manifest import ManifestClip, read_manifest, replacing
 from avocet.curation.pipelines.verify import flags_of
 from avocet.errors import ConfigError, MissingExtraError, RecordError
 from avocet.records import ClipRef, Record, Task, TrainingExample
@@ -97,14 +97,41 @@ def examples_of(clip: ManifestClip, settings: OutputSettings) -> list[TrainingEx
     return [example for task in settings.tasks for example in makers[task](clip, ref, settings.seed)]
 
 
+def shared_sources(clips: Iterable[ManifestClip]) -> dict[str, str]:
+    """Sources that share a file with another one -> the smallest id among those that hang together.
+
+    Copies of one file have sources of their own when nothing else is stated, and belong on one side of the split.
+    """
+    owners: dict[str, str] = {}
+    smaller: dict[str, str] = {}
+
+    def smallest(source: str) -> str:
+        while source in smaller:
+            source = smaller[source]
+        return source
+
+    for clip in clips:
+        if clip.file_sha256 is not None:
+            owner = owners.setdefault(clip.file_sha256, clip.source_id)
+            low, high = sorted((smallest(owner), smallest(clip.source_id)))
+            if low != high:
+                smaller[high] = low
+    return {source: smallest(source) for source in smaller}
+
+
 def write_examples(
-    clips: Iterable[ManifestClip], folder: str | os.PathLike[str], settings: OutputSettings
+    manifest: str | os.PathLike[str], folder: str | os.PathLike[str], settings: OutputSettings
 ) -> dict[Split, SplitCounts]:
-    """Write `train.jsonl` and `val.jsonl` clip by clip; both take their names together, when they are complete."""
+    """Write `train.jsonl` and `val.jsonl` clip by clip; both take their names together, when they are complete.
+
+    The manifest is read twice. What is in memory grows with its files and sources, not with its clips.
+    """
+    sources = shared_sources(read_manifest(manifest))
     counts: dict[Split, _Counts] = {split: _Counts() for split in SPLITS}
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context(replacing(Path(folder) / f"{split}.jsonl")) for split in SPLITS}
-        for clip in clips:
+        for clip in read_manifest(manifest):
+            clip = dataclasses.replace(clip, source_id=sources.get(clip.source_id, clip.source_id))
             split = split_of(clip.source_id, settings)
             examples = examples_of(clip, settings)
             lines = "".join(example.to_json_line() + "\n" for example in examples)
@@ -145,6 +172,11 @@ def read_parquet(path: str | os.PathLike[str]) -> Iterator[TrainingExample]:
                 yield _example(row)
 
 
+def check_parquet() -> None:
+    """Raises `MissingExtraError` where tables cannot be written."""
+    _arrow()
+
+
 def read_native(path: str | os.PathLike[str]) -> Iterator[TrainingExample]:
     """The examples of a `train.jsonl`, one by one."""
     with Path(path).open(encoding="utf-8") as lines:
@@ -181,12 +213,7 @@ class _Counts:
 
 def _provenance(clip: ManifestClip) -> dict[str, Any]:
     """The meta of every example: what was given, where the clip comes from, and what the checks flagged."""
-    sha256 = (
-        clip.sha256
-        or clip.facts.get("probe", {}).get("file_sha256")
-        or clip.facts.get("measure", {}).get("file_sha256")
-    )
-    known = {"licence": clip.licence, "url": clip.url, "sha256": sha256, "flags": flags_of(clip) or None}
+    known = {"licence": clip.licence, "url": clip.url, "sha256": clip.file_sha256, "flags": flags_of(clip) or None}
     return {
         **clip.meta,
         "source_id": clip.source_id,

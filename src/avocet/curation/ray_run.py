@@ -11,22 +11,19 @@ for itself once. A ceiling of costs holds in each process, not over all of them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import itertools
 import os
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from avocet.curation._stage_books import Books, Look, Outputs, Tried
+from avocet.curation._stage_books import Books, Look, Tried, Tries
 from avocet.curation._stage_types import CurationStage, Progress, StageSummary, look_key
 from avocet.curation.manifest import ManifestClip
 from avocet.curation.outcomes import Failed, Outcome
-from avocet.curation.stage import Tally
+from avocet.curation.stage import go_through
 from avocet.errors import AvocetError, ConfigError, MissingExtraError, RecordError
 from avocet.records import Record
 
@@ -71,24 +68,14 @@ class RayRunner:
         progress: Progress | None = None,
     ) -> StageSummary:
         """See `run_stage`. Raises `MissingExtraError` without Ray, and `AvocetError` for what an actor raised."""
-        if workers < 1 or max_attempts < 1 or retry_wait_seconds < 0:
-            raise ConfigError(
-                "RayRunner: workers and max_attempts must be >= 1 and retry_wait_seconds >= 0, got "
-                f"{workers}, {max_attempts} and {retry_wait_seconds}"
-            )
-        began = time.monotonic()
-        tally = Tally(stage)
-        looker = (stage, workers, max_attempts, retry_wait_seconds)
-        with Books(Path(folder)) as books, Outputs(Path(folder)) as outputs:
-            with contextlib.closing(self._in_order(stage, clips, books, looker)) as finished:
-                for look in finished:
-                    tally.enter(look, books)
-                    outputs.write(look, stage.name)
-                    if progress is not None:
-                        progress(tally.summary(time.monotonic() - began))
-            summary = tally.summary(time.monotonic() - began)
-            outputs.finish(summary)
-        return summary
+        tries = Tries(max_attempts=max_attempts, retry_wait_seconds=retry_wait_seconds)
+        if workers < 1:
+            raise ConfigError(f"RayRunner: workers must be >= 1, got {workers}")
+
+        def looks(books: Books) -> Generator[Look]:
+            return self._in_order(stage, clips, books, (stage, workers, tries))
+
+        return go_through(stage, folder, looks, progress)
 
     def _in_order(
         self, stage: CurationStage, clips: Iterable[ManifestClip], books: Books, looker: tuple[Any, ...]
@@ -101,7 +88,7 @@ class RayRunner:
                     raise RecordError(f"stage {stage.name}: id {clip.id!r} comes twice in the input; ids must differ")
                 ids.add(clip.id)
                 looks[clip.id] = Look(clip=clip, key=look_key(stage, clip))
-            waiting = [look for look in looks.values() if not _reuse(look, stage, books)]
+            waiting = [look for look in looks.values() if not books.reuse(look, stage.name)]
             if waiting:
                 self._look(stage, waiting, looks, books, looker)
             yield from looks.values()
@@ -164,11 +151,10 @@ class RayRunner:
 class _Looker:
     """An actor: a stage and the threads that look at clips."""
 
-    def __init__(self, stage: CurationStage, workers: int, max_attempts: int, retry_wait_seconds: float) -> None:
+    def __init__(self, stage: CurationStage, workers: int, tries: Tries) -> None:
         self._stage = stage
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix=stage.name)
-        self._max_attempts = max_attempts
-        self._retry_wait_seconds = retry_wait_seconds
+        self._tries = tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         lines = [str(line) for line in batch["line"]]
@@ -176,38 +162,15 @@ class _Looker:
 
     def _report(self, line: str) -> _Report:
         clip = ManifestClip.from_json(line)
-        failures: list[Failed] = []
-        seconds: list[float] = []
         try:
-            while True:
-                began = time.monotonic()
-                outcome = self._stage.process(clip)
-                took = time.monotonic() - began
-                if not isinstance(outcome, Failed):
-                    break
-                failures.append(outcome)
-                seconds.append(took)
-                if len(failures) == self._max_attempts or not outcome.at_once:
-                    took = 0.0
-                    break
-                time.sleep(self._retry_wait_seconds * 2 ** (len(failures) - 1))
+            tried = self._tries.look(self._stage, clip)
         except AvocetError as error:
             # As a value, so that what the other clips of the batch gave is not lost with it.
             return _Report(clip_id=clip.id, error=f"{type(error).__name__}: {error}")
         return _Report(
             clip_id=clip.id,
-            failures=tuple(failures),
-            failure_seconds=tuple(seconds),
-            outcome=outcome,
-            seconds=took,
+            failures=tuple(failed for failed, _ in tried.failures),
+            failure_seconds=tuple(seconds for _, seconds in tried.failures),
+            outcome=tried.outcome,
+            seconds=tried.seconds,
         )
-
-
-def _reuse(look: Look, stage: CurationStage, books: Books) -> bool:
-    """Whether an earlier run recorded the outcome, which `look` then has."""
-    if look.key not in books:
-        return False
-    entry = books.read(look.key)
-    look.reused = True
-    look.finish(stage.name, entry.outcome, entry.seconds)
-    return True

@@ -17,20 +17,21 @@ back, and the old one still counts. The last four files appear only when the who
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from avocet.curation._stage_books import Books, Look, Outputs, Tried
+from avocet.curation._stage_books import Books, Look, Outputs, Tried, Tries
 from avocet.curation._stage_types import CurationStage, Progress, Stage, StageSummary, look_key
 from avocet.curation.manifest import ManifestClip, read_manifest
 from avocet.curation.outcomes import Cost, Dropped, Failed
 from avocet.errors import ConfigError, RecordError
 
-__all__ = ["CurationStage", "Progress", "Stage", "StageSummary", "look_key", "run_stage", "run_stages"]
+__all__ = ["CurationStage", "Progress", "Stage", "StageSummary", "go_through", "look_key", "run_stage", "run_stages"]
 
 _WINDOW_PER_WORKER = 8
 _SMALLEST_WINDOW = 32
@@ -64,16 +65,31 @@ def run_stage(
         RecordError: damaged files in the folder; an id that comes twice.
         Exception: whatever the stage raises, after the looks that were under way have been recorded.
     """
-    if workers < 1 or max_attempts < 1 or retry_wait_seconds < 0:
-        raise ConfigError(
-            "run_stage: workers and max_attempts must be >= 1 and retry_wait_seconds >= 0, got "
-            f"{workers}, {max_attempts} and {retry_wait_seconds}"
-        )
+    tries = Tries(max_attempts=max_attempts, retry_wait_seconds=retry_wait_seconds)
+    if workers < 1:
+        raise ConfigError(f"run_stage: workers must be >= 1, got {workers}")
+
+    def looks(books: Books) -> Generator[Look]:
+        return _Looks(stage, books, workers, tries).in_order(clips)
+
+    return go_through(stage, folder, looks, progress)
+
+
+def go_through(
+    stage: CurationStage,
+    folder: str | os.PathLike[str],
+    looks: Callable[[Books], Generator[Look]],
+    progress: Progress | None = None,
+) -> StageSummary:
+    """Count and write what `looks` finds, however that is done: by the threads of `run_stage`, or by Ray.
+
+    Args:
+        looks: from the ledgers of the folder to the finished looks, in the order of the input.
+    """
     began = time.monotonic()
     tally = Tally(stage)
     with Books(Path(folder)) as books, Outputs(Path(folder)) as outputs:
-        looks = _Looks(stage, books, workers, max_attempts, retry_wait_seconds)
-        with contextlib.closing(looks.in_order(clips)) as finished:
+        with contextlib.closing(looks(books)) as finished:
             for look in finished:
                 tally.enter(look, books)
                 outputs.write(look, stage.name)
@@ -122,14 +138,11 @@ def run_stages(
 class _Looks:
     """Hands clips to workers and gives them back in the order of the input."""
 
-    def __init__(
-        self, stage: CurationStage, books: Books, workers: int, max_attempts: int, retry_wait_seconds: float
-    ) -> None:
+    def __init__(self, stage: CurationStage, books: Books, workers: int, tries: Tries) -> None:
         self._stage = stage
         self._books = books
         self._workers = workers
-        self._max_attempts = max_attempts
-        self._retry_wait_seconds = retry_wait_seconds
+        self._tries = tries
         self._running: dict[Future[Tried], Look] = {}
         self._ids: set[str] = set()
 
@@ -160,26 +173,9 @@ class _Looks:
             raise RecordError(f"stage {self._stage.name}: id {clip.id!r} comes twice in the input; ids must differ")
         self._ids.add(clip.id)
         look = Look(clip=clip, key=look_key(self._stage, clip))
-        if look.key in self._books:
-            entry = self._books.read(look.key)
-            look.reused = True
-            look.finish(self._stage.name, entry.outcome, entry.seconds)
-        else:
-            self._running[pool.submit(self._try, clip)] = look
+        if not self._books.reuse(look, self._stage.name):
+            self._running[pool.submit(self._tries.look, self._stage, clip)] = look
         return look
-
-    def _try(self, clip: ManifestClip) -> Tried:
-        failures: list[tuple[Failed, float]] = []
-        while True:
-            began = time.monotonic()
-            outcome = self._stage.process(clip)
-            seconds = time.monotonic() - began
-            if not isinstance(outcome, Failed):
-                return Tried(failures=tuple(failures), outcome=outcome, seconds=seconds)
-            failures.append((outcome, seconds))
-            if len(failures) == self._max_attempts or not outcome.at_once:
-                return Tried(failures=tuple(failures), outcome=outcome, seconds=0.0)
-            time.sleep(self._retry_wait_seconds * 2 ** (len(failures) - 1))
 
     def _collect(self) -> None:
         """Record every look that has finished, also when another one raised."""
@@ -212,6 +208,7 @@ class Tally:
         self._dropped: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._cost = Cost()
+        self._counted: set[str] = set()
         self._numbers: Counter[str] = Counter()
         self._media = [0.0, 0.0]
         self._work_seconds = 0.0
@@ -225,7 +222,7 @@ class Tally:
         attempts = books.failed_attempts(look.key)
         self._numbers["attempts"] += len(attempts)
         for attempt in attempts:
-            self._cost += attempt.cost
+            self._pay(attempt.cost)
             self._work_seconds += attempt.seconds
         self._numbers["out"] += len(look.going_on)
         duration = look.clip.duration_seconds
@@ -235,9 +232,15 @@ class Tally:
         if isinstance(outcome, Failed):
             self._failed[outcome.reason] += 1
         else:
-            self._cost += outcome.cost
+            self._pay(outcome.cost)
         if isinstance(outcome, Dropped):
             self._dropped[outcome.reason] += 1
+
+    def _pay(self, cost: Cost) -> None:
+        """Count an answer once, also when it served several clips; the first of them bears its cost."""
+        new = cost.without(self._counted)
+        self._counted.update(new.answers)
+        self._cost += dataclasses.replace(new, answers={})
 
     def summary(self, wall_seconds: float) -> StageSummary:
         return StageSummary(

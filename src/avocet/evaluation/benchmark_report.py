@@ -7,12 +7,13 @@ facts of a run and stand in `run.json`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from avocet.evaluation.captions import ImportedCaption
 from avocet.evaluation.items import BenchmarkItem
-from avocet.evaluation.published import PublishedRow, published_rows
+from avocet.evaluation.published import PublishedRow, figures_under, published_rows, variant_under
 from avocet.evaluation.scorers.base import Finding
 from avocet.evaluation.scores import Breakdown, Score
 from avocet.evaluation.text_scores import TextFacts
@@ -20,7 +21,7 @@ from avocet.metrics.events import Protocol
 from avocet.records import Record, Verdict
 
 ItemStatus = Literal["scored", "partly scored", "unscored", "missing"]
-"""All runs scored, some, none; or no caption."""
+"""Every run scored with every question, some of them, none; or no caption."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,12 @@ class ItemOutcome(Record):
     item: BenchmarkItem
     status: ItemStatus
     reason: str | None = None
-    """Why it is missing or (in at least one run) unscored."""
+    """Why it is missing, or unscored in at least one run or question."""
     caption: ImportedCaption | None = None
     text: TextFacts | None = None
     values: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    ratios: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    """(numerator, denominator) of the scores that are ratios."""
     verdicts: tuple[Verdict, ...] = ()
     findings: tuple[Finding, ...] = ()
     """Of the first scored run."""
@@ -51,6 +54,7 @@ class ItemOutcome(Record):
             "reason": self.reason,
             "caption": text if record is None else record,
             "values": self.values,
+            "ratios": self.ratios,
             "text_facts": None if self.text is None else self.text.to_dict(),
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
         }
@@ -65,6 +69,8 @@ class EvaluationReport(Record):
     """Model and revision where the captions say so, else the names of their files."""
     judge: str
     """Its identity: name, model and version of the prompt."""
+    judge_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How it samples."""
     protocol: Protocol
     num_runs: int
     num_items: int
@@ -73,7 +79,7 @@ class EvaluationReport(Record):
     num_scored: int
     """Items with at least one scored run."""
     num_partly_scored: int
-    """Of these, the ones that not every run scored."""
+    """Of these, the ones with a run or a question that is unscored."""
     num_unscored: int
     num_missing: int
     headline: str
@@ -82,6 +88,8 @@ class EvaluationReport(Record):
     breakdowns: tuple[Breakdown, ...]
     unscored_reasons: dict[str, int]
     """Unscored verdicts by what stands before the first colon of their reason."""
+    unscored_questions: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Questions without a score in verdicts that are scored, likewise. They are in no average."""
     missing: dict[str, str]
     """Item id -> why it has no caption."""
     warnings: tuple[str, ...] = ()
@@ -102,8 +110,9 @@ class EvaluationReport(Record):
             *(f"- {warning}" for warning in self.warnings),
             *(_breakdown_table(breakdown) for breakdown in self.breakdowns),
             _list("Unscored verdicts", (f"{count} × {reason}" for reason, count in self.unscored_reasons.items())),
+            _list("Unscored questions", (f"{count} × {name}" for name, count in self.unscored_questions.items())),
             _list("Items without a caption", (f"{item}: {why}" for item, why in self.missing.items()), max_missing),
-            published_table(self.benchmark, self.scores, published_rows(self.benchmark)),
+            published_table(self.scores, published_rows(self.benchmark)),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -112,10 +121,12 @@ def _facts(report: EvaluationReport) -> str:
     published = report.num_published_items
     of = "" if published in (None, report.num_items) else f" of {published:,} published"
     runs = f"{report.num_runs} run{'s' if report.num_runs > 1 else ''}"
+    settings = "".join(f", {name} {value}" for name, value in report.judge_settings.items())
     return (
         f"{report.num_items:,} items{of}: {report.num_captioned:,} with a caption, {report.num_scored:,} scored "
-        f"({report.num_partly_scored:,} of them not in every run), {report.num_unscored:,} unscored, "
-        f"{report.num_missing:,} without a caption.\nJudge: {report.judge}; {runs}; protocol: {report.protocol}."
+        f"({report.num_partly_scored:,} of them in part), {report.num_unscored:,} unscored, "
+        f"{report.num_missing:,} without a caption.\nJudge: {report.judge}{settings}; {runs}; "
+        f"protocol: {report.protocol}."
     )
 
 
@@ -138,14 +149,16 @@ def _breakdown_table(breakdown: Breakdown) -> str:
     return f"## {breakdown.score} by {breakdown.by}\n\n{_table(header, rows)}"
 
 
-def published_table(benchmark: str, scores: Sequence[Score], rows: Sequence[PublishedRow]) -> str:
+def published_table(scores: Sequence[Score], rows: Sequence[PublishedRow]) -> str:
     """Own figures (first row) and published ones, one table for each source; "" when nothing is published."""
-    own = {score.name: score for score in scores}
     parts = []
     for source in dict.fromkeys(row.source for row in rows):
         of_source = [row for row in rows if row.source == source]
+        protocol = of_source[0].protocol
+        own = figures_under(protocol, scores)
         names = list(dict.fromkeys(name for row in of_source for name in row.values))
-        lines = [("**this run**", *(own[name].text() if name in own else "-" for name in names))]
+        title = f"**this run**{variant_under(protocol, scores)}"
+        lines = [(title, *(own[name].text() if name in own else "-" for name in names))]
         for row in of_source:
             cells = (_published(row.values.get(name), own.get(name)) for name in names)
             lines.append((row.model, *cells))
@@ -177,11 +190,6 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def reasons(verdicts: Iterable[Verdict]) -> Mapping[str, int]:
-    """Unscored verdicts counted by what stands before the first colon of their reason, the most frequent first."""
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        if verdict.status == "unscored":
-            name = (verdict.reason or "").partition(":")[0]
-            counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items(), key=lambda entry: -entry[1]))
+def count_reasons(reasons: Iterable[str | None]) -> dict[str, int]:
+    """Reasons counted by what stands before their first colon, the most frequent first."""
+    return dict(Counter((reason or "").partition(":")[0] for reason in reasons).most_common())

@@ -36,6 +36,8 @@ from avocet.records import Caption, Failure, Record
 Several = Literal["refuse", "keep"]
 
 _ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
+_RUN_FILES = ("items.jsonl", "report.json")
+"""What tells the folder of an evaluation; the first holds its captions."""
 _TOLERANCE_SECONDS = 0.01
 
 
@@ -78,6 +80,8 @@ class CaptionSet(Record):
     """Places of captions left out since the same text stands for the same video further up."""
     skipped: tuple[str, ...] = ()
     """Places left out for another reason, with the reason."""
+    mended: tuple[str, ...] = ()
+    """Places of texts in which half of a surrogate pair, which is no character, became U+FFFD."""
 
     @property
     def num_runs(self) -> int:
@@ -161,8 +165,9 @@ def read_captions(
     """Read captions from files and folders; see the module's description for the formats.
 
     Args:
-        paths: of a folder, the outputs of each process (`test_results_rank*.json`) are read when it has them, else
-            all its .json, .jsonl, .csv and .tsv files; folders below are not searched.
+        paths: of a folder that `avocet evaluate` left behind, its items are read; of another, the outputs of each
+            process (`test_results_rank*.json`) when it has them, else all its .json, .jsonl, .csv and .tsv files;
+            folders below are not searched.
         several: what to do when one video (and interval) has different captions: an error, or keep all as runs in
             the order read. With "refuse", the same text twice is one caption, and `repeats` says so; with "keep" it
             is two runs.
@@ -187,10 +192,22 @@ def read_captions(
         formats=formats,
         repeats=tuple(repeats),
         skipped=tuple(f"{one.where}: {one.skip_reason}" for one in found if one.skip_reason is not None),
+        mended=tuple(one.where for one in found if one.is_mended),
     )
     if not result.captions and not result.failures:
         raise ConfigError(f"{', '.join(map(str, files))}: no captions found")
     return result
+
+
+def take_sample(captions: CaptionSet, number: int) -> CaptionSet:
+    """Of videos with several captions (read with several="keep") the one with this number, counted from 1.
+
+    Raises `ConfigError` when no video has so many.
+    """
+    if not 1 <= number <= captions.num_runs:
+        raise ConfigError(f"sample {number} was asked for, but the videos have up to {captions.num_runs} captions")
+    kept = (dataclasses.replace(one, run_index=0) for one in captions.captions if one.run_index == number - 1)
+    return dataclasses.replace(captions, captions=tuple(kept))
 
 
 def match(items: Sequence[BenchmarkItem], captions: CaptionSet) -> Matched:
@@ -309,6 +326,9 @@ def _expand(paths: Iterable[str | Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
+        if all((path / name).is_file() for name in _RUN_FILES):
+            files.append(path / _RUN_FILES[0])
+            continue
         inside = sorted(path.glob("test_results_rank*.json")) or sorted(
             file for file in path.iterdir() if file.suffix.lower() in _ENDINGS and file.is_file()
         )
@@ -331,7 +351,8 @@ def _number_runs(found: Sequence[FoundCaption], several: Several) -> tuple[list[
             if earlier[0].text != one.text:
                 raise ConfigError(
                     f"{one.where}: {one.video!r} already has another caption ({earlier[0].where}); keep all of them as "
-                    "runs with several='keep', or give files with one caption per video"
+                    "runs with several='keep' (avocet evaluate: take one of them with --sample NUMBER), or give files "
+                    "with one caption per video"
                 )
             repeats.append(one.where)
             continue

@@ -7,8 +7,8 @@
 
 The folder holds `verdicts.ledger.jsonl` (each verdict as it comes: a killed run goes on from there),
 `verdicts.jsonl`, `items.jsonl` (one line per item, in the order of the benchmark: caption, figures, and every
-verdict with the raw reply), `report.json` and `report.md`. None of them differs between an undisturbed run and one
-that was killed and run again.
+verdict with the raw reply), `report.json` and `report.md`. All but the ledger, whose lines stand in the order in which
+verdicts came, are the same after an undisturbed run and after one that was killed and run again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from avocet.errors import ConfigError
-from avocet.evaluation.benchmark_report import EvaluationReport, ItemOutcome, ItemStatus, reasons
+from avocet.evaluation.benchmark_report import EvaluationReport, ItemOutcome, ItemStatus, count_reasons
 from avocet.evaluation.captions import CaptionSet, ImportedCaption, Matched, Pair, match
 from avocet.evaluation.items import Benchmark, BenchmarkItem
 from avocet.evaluation.scorers import Judged, Scorer, load_scorer
@@ -37,6 +38,8 @@ from avocet.records import Verdict
 ITEMS_FILE = "items.jsonl"
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
+RUN_FILE = "run.json"
+"""What no two runs share: arguments, time, costs. The command writes it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,8 +116,15 @@ class BenchmarkRun:
         judged = collect_verdicts(judge, cases, runs=self.num_runs, folder=folder, progress=progress)
         outcomes = _outcomes(scorer, self.items, matched, judged, refused, judge.identity, self.num_runs)
         scores = scorer.scores(_judged(matched.pairs, outcomes), self.protocol)
-        outcomes = [dataclasses.replace(outcome, values=scores.items.get(outcome.item.id, {})) for outcome in outcomes]
-        report = self._report(captions, matched, outcomes, scores, judge.identity)
+        outcomes = [
+            dataclasses.replace(
+                outcome,
+                values=scores.items.get(outcome.item.id, {}),
+                ratios=scores.ratios.get(outcome.item.id, {}),
+            )
+            for outcome in outcomes
+        ]
+        report = self._report(captions, matched, outcomes, scores, judge)
         if folder is not None:
             write_evaluation(folder, report, outcomes)
         return Evaluation(report=report, outcomes=tuple(outcomes), matched=matched)
@@ -125,14 +135,17 @@ class BenchmarkRun:
         matched: Matched,
         outcomes: Sequence[ItemOutcome],
         scores: Scores,
-        judge: str,
+        judge: Judge[Any],
     ) -> EvaluationReport:
         facts = [outcome.text for outcome in outcomes if outcome.text is not None]
         statuses: list[ItemStatus] = [outcome.status for outcome in outcomes]
+        verdicts = [verdict for outcome in outcomes for verdict in outcome.verdicts]
+        questions = [reason for one in verdicts for reason in _unscored_questions(self.scorer, one).values()]
         return EvaluationReport(
             benchmark=self.benchmark.name,
             captioner=captioner_name(captions, matched.pairs),
-            judge=judge,
+            judge=judge.identity,
+            judge_settings=judge.settings,
             protocol=self.protocol,
             num_runs=self.num_runs,
             num_items=len(self.items),
@@ -145,9 +158,14 @@ class BenchmarkRun:
             headline=scores.headline,
             scores=(*scores.scores, *(text_scores(facts) if self.scorer.scores_captions else ())),
             breakdowns=scores.breakdowns,
-            unscored_reasons=dict(reasons(verdict for outcome in outcomes for verdict in outcome.verdicts)),
+            unscored_reasons=count_reasons(one.reason for one in verdicts if one.status == "unscored"),
+            unscored_questions=count_reasons(questions),
             missing={one.item.id: one.reason for one in matched.missing_items},
-            warnings=tuple(_warnings(self.benchmark, captions, matched)),
+            warnings=(
+                *_warnings(self.benchmark, captions, matched),
+                *_question_warnings(len(questions)),
+                *_note_warnings(outcomes),
+            ),
         )
 
 
@@ -214,7 +232,8 @@ def _outcome(
     scorer: Scorer[Any], item: BenchmarkItem, caption: ImportedCaption, verdicts: Sequence[Verdict]
 ) -> ItemOutcome:
     scored = [verdict for verdict in verdicts if verdict.status == "scored"]
-    reason = next((verdict.reason for verdict in verdicts if verdict.status == "unscored"), None)
+    reasons = [_unscored_reason(scorer, verdict) for verdict in verdicts]
+    reason = next((reason for reason in reasons if reason is not None), None)
     status: ItemStatus = "unscored" if not scored else "scored" if reason is None else "partly scored"
     return ItemOutcome(
         item=item,
@@ -225,6 +244,19 @@ def _outcome(
         verdicts=tuple(verdicts),
         findings=tuple(scorer.findings(scored[0])) if scored else (),
     )
+
+
+def _unscored_questions(scorer: Scorer[Any], verdict: Verdict) -> dict[str, str]:
+    return scorer.unscored_questions(verdict) if verdict.status == "scored" else {}
+
+
+def _unscored_reason(scorer: Scorer[Any], verdict: Verdict) -> str | None:
+    """Why a verdict is unscored, or a part of it; None for a whole one."""
+    if verdict.status == "unscored":
+        return verdict.reason
+    questions = _unscored_questions(scorer, verdict)
+    first = next(iter(questions.values()), None)
+    return None if first is None else f"{len(questions)} questions are unscored; the first: {first}"
 
 
 def _judged(pairs: Sequence[Pair], outcomes: Sequence[ItemOutcome]) -> list[Judged]:
@@ -245,6 +277,11 @@ def _warnings(benchmark: Benchmark, captions: CaptionSet, matched: Matched) -> l
         warnings.append(
             f"{len(captions.skipped)} entries of the files are no captions; the first: {captions.skipped[0]}"
         )
+    if captions.mended:
+        warnings.append(
+            f"{len(captions.mended)} entries of the files hold half of a surrogate pair, which is no character and was "
+            f"replaced by U+FFFD; the first: {captions.mended[0]}"
+        )
     if captions.repeats:
         warnings.append(f"{len(captions.repeats)} captions are in the files twice")
     deaf = sum(caption.audio_used is False for pair in matched.pairs for caption in pair.captions)
@@ -254,3 +291,19 @@ def _warnings(benchmark: Benchmark, captions: CaptionSet, matched: Matched) -> l
     if not benchmark.uses_audio and heard:
         warnings.append(f"{heard} captions were made with sound; published scores of {benchmark.name} are without")
     return warnings
+
+
+def _question_warnings(num_unscored: int) -> list[str]:
+    if not num_unscored:
+        return []
+    return [f"{num_unscored} questions of captions that are scored have no score themselves and are in no average"]
+
+
+def _note_warnings(outcomes: Sequence[ItemOutcome]) -> list[str]:
+    """What was done to texts before judges saw them, by kind: a caption that was cut is judged in part."""
+    items: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        for verdict in outcome.verdicts:
+            for note in verdict.findings.get("notes", ()):
+                items.setdefault(re.sub(r"\d+", "N", note), set()).add(outcome.item.id)
+    return [f'{len(ids)} items were judged with the note "{note}"' for note, ids in sorted(items.items())]

@@ -31,7 +31,8 @@ from avocet.evaluation.reference_pairs import (
     sensitivity,
 )
 from avocet.evaluation.verdicts import Case, collect_verdicts
-from avocet.judging.calibration import CalibrationItem, JudgeCalibration, calibrate, judge_swap_table
+from avocet.judging.calibration import CalibrationItem, calibrate
+from avocet.judging.calibration_report import JudgeCalibration, judge_swap_table
 from avocet.judging.judge import Judge
 from avocet.judging.judge_swap import JudgeSwap, judge_swap
 from avocet.records import Record, Verdict

@@ -8,8 +8,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from importlib import resources
 
+from avocet.evaluation.scores import PROTOCOL_SUFFIX, Score
+from avocet.metrics.events import Protocol
 from avocet.records import Record
 
 
@@ -23,6 +26,8 @@ class PublishedRow(Record):
     """Score name -> value in the unit of `avocet.evaluation.scores`: fractions, grades."""
     source: str
     """Paper and table."""
+    protocol: Protocol | None = None
+    """The one of event rates that it was made with; None for other benchmarks."""
     note: str = ""
     """Judge, inputs, and what else makes it comparable or not."""
 
@@ -32,12 +37,32 @@ def published_rows(benchmark: str) -> list[PublishedRow]:
     return [row for row in _all_rows() if row.benchmark == benchmark]
 
 
+def variant_under(protocol: Protocol | None, scores: Sequence[Score]) -> str:
+    """What own scores of `protocol` are called after their name: "" where it is the one that leads, or there is one."""
+    ending = "" if protocol is None else PROTOCOL_SUFFIX[protocol]
+    return ending if any(score.name.endswith(ending) for score in scores) else ""
+
+
+def figures_under(protocol: Protocol | None, scores: Sequence[Score]) -> dict[str, Score]:
+    """Own scores by the names that published ones have: where there are two protocols, those of `protocol`."""
+    own = {score.name: score for score in scores}
+    variant = variant_under(protocol, scores)
+    if not variant:
+        return own
+    return own | {name.removesuffix(variant): score for name, score in own.items() if name.endswith(variant)}
+
+
 @functools.cache
 def _all_rows() -> tuple[PublishedRow, ...]:
     text = resources.files("avocet.evaluation").joinpath("published.json").read_text(encoding="utf-8")
     return tuple(
         PublishedRow(
-            benchmark=table["benchmark"], source=table["source"], note=table["note"], model=model, values=values
+            benchmark=table["benchmark"],
+            source=table["source"],
+            protocol=table.get("protocol"),
+            note=table["note"],
+            model=model,
+            values=values,
         )
         for table in json.loads(text)
         for model, values in table["rows"].items()

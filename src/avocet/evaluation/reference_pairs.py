@@ -31,7 +31,8 @@ from avocet.evaluation import _event_texts as texts
 from avocet.evaluation.calibration_set import INJECTIONS
 from avocet.evaluation.calibration_vs2 import checked_kinds, drawn_videos, foreign_text
 from avocet.evaluation.items import BenchmarkItem
-from avocet.judging.calibration import Rate, event_findings
+from avocet.judging.calibration import event_findings
+from avocet.judging.calibration_report import Rate
 from avocet.judging.events import CaptionWithEvents
 from avocet.metrics import mean_with_error, share
 from avocet.records import Record, Verdict

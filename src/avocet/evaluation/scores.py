@@ -10,12 +10,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from avocet.metrics import MeanWithError, bootstrap_interval, mean_with_error
+from avocet.metrics import bootstrap_interval, breakdown_means, mean_with_error
+from avocet.metrics.events import Protocol
 from avocet.records import Record
 
 Unit = Literal["percent", "grade", "words"]
 """How people read a value: as percent of 1, as a grade, as a number of words."""
 Better = Literal["lower", "higher"]
+Statistic = Literal["mean", "ratio", "other"]
+"""How a score comes from the items: the mean of their values, the sum of numerators / the sum of denominators, or in a
+way that no figures of single items can give."""
+
+PROTOCOL_SUFFIX: Mapping[Protocol, str] = {"paper": " (per caption)", "released": " (pooled)"}
+"""What scores of a protocol are called beside those of the one that leads."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,9 @@ class Score(Record):
     high: float | None = None
     num: int
     """What it rests on: items, unless the note says otherwise."""
+    num_unscored: int = 0
+    """Of benchmarks of questions: questions that it leaves out, without a score in any run."""
+    statistic: Statistic = "other"
     unit: Unit = "percent"
     better: Better | None = None
     """None for what is neither good nor bad by itself."""
@@ -92,6 +102,8 @@ class Scores(Record):
     breakdowns: tuple[Breakdown, ...] = ()
     items: dict[str, dict[str, float | None]]
     """Per item id, its own values of the scores that items have; None where it is unscored."""
+    ratios: dict[str, dict[str, tuple[float, float]]] = dataclasses.field(default_factory=dict)
+    """Per item id, (numerator, denominator) of the scores that are ratios; none where it is unscored."""
 
     def __getitem__(self, name: str) -> Score:
         """The score of a name. Raises `KeyError`."""
@@ -116,19 +128,15 @@ def mean_score(
 ) -> Score:
     """The mean of one value per item, with standard error and bootstrap interval."""
     interval = bootstrap_interval(values)
-    score = score_of(name, mean_with_error(values), unit=unit, better=better, note=note)
-    return dataclasses.replace(score, low=number(interval.low), high=number(interval.high))
-
-
-def score_of(
-    name: str, mean: MeanWithError, *, unit: Unit = "percent", better: Better | None = None, note: str = ""
-) -> Score:
-    """A score from a mean (or ratio) with its error."""
+    mean = mean_with_error(values)
     return Score(
         name=name,
         value=number(mean.mean),
         standard_error=number(mean.standard_error),
+        low=number(interval.low),
+        high=number(interval.high),
         num=mean.num_values,
+        statistic="mean",
         unit=unit,
         better=better,
         note=note,
@@ -142,23 +150,24 @@ def group_means(
 
     Rows stand in `order`, else in that of the alphabet.
     """
-    groups: dict[str, list[float | None]] = {name: [] for name in order}
-    for name, value in entries:
-        if name is not None:
-            groups.setdefault(name, []).append(value)
-    names = [name for name in order if groups[name]] + sorted(set(groups) - set(order))
-    return Breakdown(score=score, by=by, of=of, groups=tuple(_group(name, groups[name]) for name in names))
-
-
-def _group(name: str, values: Sequence[float | None]) -> Group:
-    scored = [value for value in values if value is not None]
-    mean = mean_with_error(scored)
-    return Group(
-        name=name,
-        value=number(mean.mean),
-        standard_error=number(mean.standard_error),
-        num=len(scored),
-        num_unscored=len(values) - len(scored),
+    known = {str(place): entry for place, entry in enumerate(entries)}
+    groups = {key: name for key, (name, _) in known.items() if name is not None}
+    rows = {row.group: row for row in breakdown_means({key: known[key][1] for key in groups}, groups)}
+    names = [name for name in order if name in rows] + sorted(set(rows) - set(order))
+    return Breakdown(
+        score=score,
+        by=by,
+        of=of,
+        groups=tuple(
+            Group(
+                name=name,
+                value=number(rows[name].mean),
+                standard_error=number(rows[name].standard_error),
+                num=rows[name].num_values,
+                num_unscored=rows[name].num_unscored,
+            )
+            for name in names
+        ),
     )
 
 

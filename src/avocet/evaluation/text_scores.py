@@ -64,6 +64,7 @@ def _share(name: str, hits: Sequence[bool | None], what: str) -> Score:
         low=number(found.low),
         high=number(found.high),
         num=found.num_values,
+        statistic="mean",
         better="lower",
         note=f"{what}: {found.num_hits} of {found.num_values}{unknown}",
     )

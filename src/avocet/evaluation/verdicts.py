@@ -1,9 +1,10 @@
 """Verdicts of a judge on many items, collected so that a run can be killed at any instant and goes on.
 
 Each verdict is appended to a ledger as it arrives, under a key that names the item, the run, the judge (with its model
-and the version of its prompt) and the exact content judged: a changed caption, prompt or judge never meets an old
-verdict. Unscored items are not finished: they are judged again by the next run. When everything is there, the verdicts
-are also written in the order of the items, so that two runs over the same replies leave the same file.
+and the version of its prompt), how and where it is asked, and the exact content judged: a changed caption, prompt,
+judge, temperature or server never meets an old verdict. Unscored items are not finished, and neither are those with a
+question that may yet be answered (`Judge.is_final`): the next run judges them again. When everything is there, the
+verdicts are also written in the order of the items, so that two runs over the same replies leave the same file.
 """
 
 from __future__ import annotations
@@ -96,12 +97,17 @@ def collect_verdicts(
 
 def item_digest(item: Any) -> str:
     """First 12 hex digits of the SHA-256 of everything in a dataclass that the judge can see."""
-    text = json.dumps(dataclasses.asdict(item), sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest(dataclasses.asdict(item))
 
 
 def _key(judge: Judge[ItemT], case: Case[ItemT], run: int) -> str:
-    return f"{case.key}|run {run}|{judge.identity}|{item_digest(case.item)}"
+    asked = _digest({"settings": judge.settings, "server": judge.server})
+    return f"{case.key}|run {run}|{judge.identity}|{asked}|{item_digest(case.item)}"
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 async def _judge_missing(
@@ -116,7 +122,7 @@ async def _judge_missing(
             assert isinstance(given, _KeyedJob)
             job: _KeyedJob[ItemT] = given
             found[job.place] = verdict
-            if ledger is not None and verdict.status == "scored":
+            if ledger is not None and judge.is_final(job.item, verdict):
                 ledger.append({"key": job.key, "verdict": verdict.to_dict()})
             if progress is not None:
                 progress(len(found), len(jobs))

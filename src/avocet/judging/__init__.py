@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avocet.judging.cache import ReplyCache
-    from avocet.judging.calibration import CalibrationItem, JudgeCalibration, calibrate, event_findings
+    from avocet.judging.calibration import CalibrationItem, calibrate, event_findings
+    from avocet.judging.calibration_report import JudgeCalibration
     from avocet.judging.checklist import CaptionWithChecklist, ChecklistFindings, ChecklistJudge, Keypoint
     from avocet.judging.client import ClientSettings, JudgeClient
     from avocet.judging.completeness import CompletenessJudge, FusedCaption
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
         DirectAnswer,
         DirectAnswerJudge,
         QaFindings,
-        QaScores,
-        accuracy,
     )
     from avocet.judging.speakers import (
         LabelSpeakerJudge,
@@ -74,10 +73,10 @@ if TYPE_CHECKING:
 _NAMES_OF_MODULES = {
     "calibration": (
         "CalibrationItem",
-        "JudgeCalibration",
         "calibrate",
         "event_findings",
     ),
+    "calibration_report": ("JudgeCalibration",),
     "checklist": (
         "CaptionWithChecklist",
         "ChecklistFindings",
@@ -114,8 +113,6 @@ _NAMES_OF_MODULES = {
         "DirectAnswer",
         "DirectAnswerJudge",
         "QaFindings",
-        "QaScores",
-        "accuracy",
     ),
     "speakers": (
         "LabelSpeakerJudge",
@@ -199,7 +196,6 @@ __all__ = [
     "Price",
     "Prompt",
     "QaFindings",
-    "QaScores",
     "RenderedPrompt",
     "Reply",
     "ReplyCache",
@@ -223,7 +219,6 @@ __all__ = [
     "VdcJudge",
     "VideoPart",
     "WatchingSpeakerJudge",
-    "accuracy",
     "calibrate",
     "event_findings",
     "find_price",

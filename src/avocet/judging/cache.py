@@ -136,6 +136,11 @@ class ReplyCache:
         assert stored is not None
         return stored
 
+    def forget(self, key: str) -> None:
+        """Remove a reply, so that the question is asked again; its call stays in the accounts."""
+        with self._access() as connection, _transaction(connection):
+            connection.execute("DELETE FROM replies WHERE key = ?", (key,))
+
     def record(self, call: CallRecord) -> None:
         """Note a call whose reply is not stored."""
         with self._access() as connection, _transaction(connection):

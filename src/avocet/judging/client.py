@@ -90,6 +90,7 @@ class JudgeClient:
         price: overrides the price table.
         max_cost_usd: ceiling on what this client may spend; needs a known price.
         ceiling: in place of that, one that clients on the same event loop share.
+        ask_again: do not take a reply of an earlier run from the cache when it cannot be read.
         dry_run: send nothing; `complete` raises `NotSent` for what is not in the cache, and the summary says how many
             calls, tokens and dollars it would have been.
 
@@ -108,6 +109,7 @@ class JudgeClient:
         price: Price | None = None,
         max_cost_usd: float | None = None,
         ceiling: CostCeiling | None = None,
+        ask_again: bool = False,
         dry_run: bool = False,
     ) -> None:
         if max_cost_usd is not None and ceiling is not None:
@@ -117,6 +119,7 @@ class JudgeClient:
         self.base_url, self._api_key = _server(base_url, api_key, dry_run)
         self.cache = cache
         self.price = price or find_price(model)
+        self.ask_again = ask_again
         self.dry_run = dry_run
         self.ceiling = ceiling or CostCeiling(max_usd=max_cost_usd)
         """What this client may spend, alone or together with others."""
@@ -130,6 +133,7 @@ class JudgeClient:
         self._pause = Pause(time.monotonic)
         self._session: _Session | None = None
         self._in_flight: dict[str, asyncio.Future[Reply | None]] = {}
+        self._renewed: set[str] = set()
         self._schema_refused = False
         self._schema_accepted = False
 
@@ -141,15 +145,18 @@ class JudgeClient:
     ) -> None:
         await self.disconnect()
 
-    async def complete(self, request: ChatRequest) -> Reply:
+    async def complete(self, request: ChatRequest, *, renewing: bool = False) -> Reply:
         """The reply to one question.
+
+        `renewing` does not take the one in the cache, which cannot be read, but asks again: once per client.
 
         Raises `CallFailed` when this question gets none, a `JudgeStop` when no question will, and `NotSent` in a dry
         run. With a cache, a question that is already on its way is not sent twice.
         """
         self._books.enter_question(request)
         key = request.key(self.model)
-        stored = None if self.cache is None else self.cache.get(key)
+        renewing = renewing and key not in self._renewed
+        stored = None if self.cache is None or renewing else self.cache.get(key)
         if stored is not None:
             self._books.enter_hit(request)
             return Reply(
@@ -158,6 +165,9 @@ class JudgeClient:
         if self.dry_run:
             self._books.enter_not_sent(request)
             raise NotSent(f"dry run: the question of {request.judge} was not sent")
+        if renewing and self.cache is not None:
+            self._renewed.add(key)
+            self.cache.forget(key)
         if self.cache is None:
             return await self._call(request, key)
         return await self._call_once(request, key)

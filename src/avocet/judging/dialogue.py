@@ -243,6 +243,16 @@ class DialogueJudge(Judge[DialogueItem]):
         return "+".join(filter(None, (self.extractor.prompt_version, self.speakers.prompt_version)))
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Those of its steps."""
+        return {"extractor": self.extractor.settings, "speakers": self.speakers.settings}
+
+    @property
+    def server(self) -> str | None:
+        """Of its steps, the first one that asks anywhere."""
+        return self.extractor.server or self.speakers.server
+
+    @property
     def concurrency(self) -> int:
         return max(self.extractor.concurrency, self.speakers.concurrency)
 

@@ -66,9 +66,26 @@ class Judge(abc.ABC, Generic[ItemT]):
         return None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its replies beside its identity, as JSON types; {}: nothing does.
+
+        A verdict under other settings is another verdict: none is reused for the other.
+        """
+        return {}
+
+    @property
+    def server(self) -> str | None:
+        """Where it asks; None: nowhere."""
+        return None
+
+    @property
     def concurrency(self) -> int:
         """How many items are judged at once."""
         return 1
+
+    def is_final(self, item: ItemT, verdict: Verdict) -> bool:
+        """Whether judging `item` again can find nothing more than `verdict`, apart from other replies."""
+        return verdict.status == "scored"
 
     @abc.abstractmethod
     async def judge(self, item: ItemT, run_index: int = 0) -> Verdict:
@@ -191,6 +208,15 @@ class LlmJudge(Judge[ItemT]):
         return versions[0] if len(versions) == 1 else hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How the model samples, as it is sent."""
+        return self.parameters.wire()
+
+    @property
+    def server(self) -> str:
+        return self.client.base_url
+
+    @property
     def concurrency(self) -> int:
         # A few more than may be with the server, so that there is always one ready when a place falls free.
         places = self.client.settings.concurrency
@@ -278,26 +304,20 @@ class Examination:
         place = len(self._raw_replies)
         self._raw_replies.append(None)
 
-        async def attempt(messages: tuple[Message, ...], is_reask: bool) -> ValueT:
-            request = ChatRequest(
-                messages=messages,
-                parameters=self._parameters,
-                schema=schema,
-                run_index=self.run_index,
-                prompt_version=prompt.version,
-                judge=self._judge,
-                is_reask=is_reask,
-            )
-            reply = await self._client.complete(request)
-            self._raw_replies[place] = reply.text
-            return _read(reply, parse)
-
+        request = ChatRequest(
+            messages=prompt.messages,
+            parameters=self._parameters,
+            schema=schema,
+            run_index=self.run_index,
+            prompt_version=prompt.version,
+            judge=self._judge,
+        )
         try:
             try:
-                return await attempt(prompt.messages, is_reask=False)
+                return await self._attempt(request, place, parse)
             except ParseError as error:
-                corrected = _corrected(prompt.messages, error)
-            return await attempt(corrected, is_reask=True)
+                corrected = dataclasses.replace(request, messages=_corrected(prompt.messages, error), is_reask=True)
+            return await self._attempt(corrected, place, parse)
         except ParseError as error:
             kind = "unusable" if isinstance(error, _NoWholeReply) else "unreadable"
             raise Unscorable(f"{kind} reply: {error}") from error
@@ -306,6 +326,26 @@ class Examination:
             if assumed is None:
                 raise
             return assumed
+
+    async def _attempt(self, request: ChatRequest, place: int, parse: Callable[[str], ValueT]) -> ValueT:
+        reply = await self._client.complete(request)
+        self._raw_replies[place] = reply.text
+        try:
+            return _read(reply, parse)
+        except ParseError:
+            if not (reply.from_cache and self._client.ask_again):
+                raise
+        renewed = await self._client.complete(request, renewing=True)
+        self._raw_replies[place] = renewed.text
+        return _read(renewed, parse)
+
+
+def none_scored(reasons: Sequence[str]) -> Unscorable:
+    """No question of an item could be scored: what they died of comes before the first colon, as in every reason."""
+    kinds = dict.fromkeys(reason.partition(":")[0] for reason in reasons)
+    return Unscorable(
+        f"{' and '.join(kinds)}: none of {len(reasons)} questions could be scored; the first: {reasons[0]}"
+    )
 
 
 async def settled(calls: Iterable[Coroutine[Any, Any, ValueT]]) -> list[ValueT | Unscorable]:

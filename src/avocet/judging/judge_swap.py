@@ -19,15 +19,13 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import get_args
 
 from avocet.errors import ConfigError
-from avocet.judging.calibration import ALL_ERRORS, Category, Rate, event_findings
+from avocet.judging.calibration import event_findings
+from avocet.judging.calibration_report import ALL_ERRORS, CATEGORIES, RATES, Category, Rate
 from avocet.metrics import EventFindings, mean_with_error, paired_bootstrap
 from avocet.records import Record, Verdict
 
-_RATES: tuple[Rate, ...] = get_args(Rate)
-_CATEGORIES: tuple[Category, ...] = get_args(Category)
 _DESCRIBED = ": described as "
 
 Runs = Sequence[Sequence[Verdict]]
@@ -152,7 +150,7 @@ def judge_swap(
         num_only_second=known[False, True],
         num_neither=known[False, False],
         num_runs=(len(first), len(second)),
-        rates=tuple(_rate_swap(rate, both, confidence, num_resamples, seed) for rate in _RATES) if both else (),
+        rates=tuple(_rate_swap(rate, both, confidence, num_resamples, seed) for rate in RATES) if both else (),
         errors=tuple(_error_swaps(both)),
     )
 
@@ -238,7 +236,7 @@ def _error_swaps(columns: Sequence[_Caption]) -> list[ErrorSwap]:
     kinds = list(dict.fromkeys(column.planted for column in columns))
     groups = {kind: [column for column in columns if column.planted == kind] for kind in kinds if kind != ALL_ERRORS}
     groups[ALL_ERRORS] = list(columns)
-    return [_error_swap(kind, category, of) for kind, of in groups.items() if of for category in _CATEGORIES]
+    return [_error_swap(kind, category, of) for kind, of in groups.items() if of for category in CATEGORIES]
 
 
 def _error_swap(planted: str, category: Category, columns: Sequence[_Caption]) -> ErrorSwap:

@@ -16,17 +16,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from avocet import __version__
 from avocet.errors import RecordError
 from avocet.judging.errors import CallFailed, ParseError
-from avocet.judging.judge import Examination, Judge, LlmJudge, Unscorable, settled
+from avocet.judging.judge import Examination, Judge, LlmJudge, Unscorable, none_scored, settled
 from avocet.judging.letters import read_letter
 from avocet.judging.parsing import last_record, schema_of
 from avocet.judging.prompts import Untrusted
-from avocet.metrics import MeanWithError, mean_with_error
 from avocet.records import Record, Verdict
 
 ABSTAINED = "N/A"
@@ -204,9 +203,13 @@ class CaptionQaJudge(LlmJudge[CaptionQuestions]):
             else:
                 unscored[question.id] = _unscored(question, question.defect or str(outcome))
         if not answers:
-            first = next(iter(unscored.values()))
-            raise Unscorable(f"none of {len(unscored)} questions could be scored; the first: {first.reason}")
+            raise none_scored([one.reason for one in unscored.values()])
         return dict(json.loads(QaFindings(answers=answers, unscored=unscored).to_json_line()))
+
+    def is_final(self, item: CaptionQuestions, verdict: Verdict) -> bool:
+        """Not while a question that could be asked has no answer: the reason may pass."""
+        defects = {question.id for question in item.questions if question.defect is not None}
+        return verdict.status == "scored" and set(QaFindings.from_verdict(verdict).unscored) <= defects
 
     async def _answer(self, caption: str, question: ChoiceQuestion, examination: Examination) -> ChoiceReply:
         """The reply with its answer reduced to a letter or `ABSTAINED`."""
@@ -262,70 +265,6 @@ class DirectAnswerJudge(Judge[DirectAnswer]):
             findings=findings,
             raw_reply=item.reply,
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QaGroup(Record):
-    """Results of a set of questions. Standard errors take the questions to be independent of each other."""
-
-    num_questions: int
-    num_right: int
-    num_answered: int
-    num_abstained: int
-    num_unscored: int
-    accuracy: MeanWithError
-    """Right among all scored questions, as published: an abstention is wrong. 0 to 1."""
-    accuracy_answered: MeanWithError
-    """Right among the questions for which a choice was taken."""
-    abstention_rate: MeanWithError
-    """Abstentions among all scored questions."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QaScores(Record):
-    """Results of many captions. Questions without a category (or type) are in none of its groups."""
-
-    overall: QaGroup
-    by_category: dict[str, QaGroup]
-    by_type: dict[str, QaGroup]
-
-
-def accuracy(findings_list: Iterable[QaFindings]) -> QaScores:
-    """Results over all questions of many captions, in all and per category and type (in alphabetical order)."""
-    questions: list[QaAnswer | UnscoredQuestion] = []
-    for findings in findings_list:
-        questions += [*findings.answers.values()]
-        questions += [*findings.unscored.values()]
-    return QaScores(
-        overall=_group(questions),
-        by_category=_grouped(questions, lambda question: question.category),
-        by_type=_grouped(questions, lambda question: question.type),
-    )
-
-
-def _group(questions: Sequence[QaAnswer | UnscoredQuestion]) -> QaGroup:
-    scored = [question for question in questions if isinstance(question, QaAnswer)]
-    answered = [answer for answer in scored if not answer.abstained]
-    return QaGroup(
-        num_questions=len(questions),
-        num_right=sum(answer.right for answer in scored),
-        num_answered=len(answered),
-        num_abstained=len(scored) - len(answered),
-        num_unscored=len(questions) - len(scored),
-        accuracy=mean_with_error([float(answer.right) for answer in scored]),
-        accuracy_answered=mean_with_error([float(answer.right) for answer in answered]),
-        abstention_rate=mean_with_error([float(answer.abstained) for answer in scored]),
-    )
-
-
-def _grouped(
-    questions: Sequence[QaAnswer | UnscoredQuestion], name_of: Callable[[QaAnswer | UnscoredQuestion], str | None]
-) -> dict[str, QaGroup]:
-    groups: dict[str, list[QaAnswer | UnscoredQuestion]] = {}
-    for question in questions:
-        if (name := name_of(question)) is not None:
-            groups.setdefault(name, []).append(question)
-    return {name: _group(groups[name]) for name in sorted(groups)}
 
 
 def _read_choice(text: str, letters: Sequence[str]) -> ChoiceReply:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from avocet.errors import RecordError
-from avocet.judging.judge import Examination, LlmJudge, Unscorable, settled
+from avocet.judging.judge import Examination, LlmJudge, Unscorable, none_scored, settled
 from avocet.judging.parsing import last_record, schema_of
 from avocet.judging.prompts import Untrusted
 from avocet.records import Record, Verdict
@@ -195,8 +195,15 @@ class VdcJudge(LlmJudge[VdcItem]):
             _finding(question, answers.get(question.id), outcomes.get(question.id)) for question in item.questions
         ]
         if all(finding.reason is not None for finding in findings):
-            raise Unscorable(f"none of {len(findings)} questions could be scored; the first: {findings[0].reason}")
+            raise none_scored([finding.reason or "" for finding in findings])
         return dict(json.loads(VdcFindings.of(findings).to_json_line()))
+
+    def is_final(self, item: VdcItem, verdict: Verdict) -> bool:
+        """Not while a question that could be asked has no score: the reason may pass."""
+        defects = {question.id for question in item.questions if question.defect is not None}
+        if verdict.status != "scored":
+            return False
+        return all(one.reason is None or one.id in defects for one in VdcFindings.from_verdict(verdict).questions)
 
     async def _answer(self, caption: str, question: ShortQuestion, examination: Examination) -> ShortAnswerReply:
         prompt = self.prompts["vdc_answer"].render(

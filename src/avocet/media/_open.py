@@ -384,7 +384,7 @@ def _timing_warnings(request: _Request, reading: _Reading, end_seconds: float) -
     warnings: list[str] = []
     if math.isfinite(request.end_seconds) and end_seconds < request.end_seconds - _NOTICEABLE_SECONDS:
         warnings.append(f"end_seconds={request.end_seconds:g} is past the end of the file at {end_seconds:.3f} s")
-    if grid.thinned:
+    if grid.thinned and reading.has_video:
         warnings.append(
             f"sampled at {1 / grid.step_seconds:.3g} instead of {request.fps:g} frames per second "
             f"to keep to max_frames={request.max_frames}"

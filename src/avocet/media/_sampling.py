@@ -38,10 +38,11 @@ def count_targets(start_seconds: float, end_seconds: float, fps: float) -> int:
 def plan_grid(start_seconds: float, end_seconds: float, fps: float, max_frames: int, min_frames: int = 1) -> Grid:
     """The grid at `fps`, or where that has too many or too few targets, `max_frames` or `min_frames` spread evenly.
 
-    An infinite end plans the grid at `fps`.
+    An infinite end plans the grid at `fps`, and so does an end that is not after the start (sound that goes on after
+    the pictures): no frames can be spread over nothing.
     """
     step, thinned, spread = 1.0 / fps, False, False
-    if math.isfinite(end_seconds):
+    if math.isfinite(end_seconds) and end_seconds - start_seconds > TOLERANCE_SECONDS:
         count = count_targets(start_seconds, end_seconds, fps)
         thinned, spread = count > max_frames, not min_frames <= count <= max_frames
         if spread:

@@ -41,8 +41,8 @@ class EventFindings(Record):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if self.num_events < 0:
-            raise RecordError(f"{name}: num_events must be >= 0, got {self.num_events}")
+        if not isinstance(self.num_events, int) or isinstance(self.num_events, bool) or self.num_events < 0:
+            raise RecordError(f"{name}: num_events must be a whole number >= 0, got {self.num_events!r}")
         for field in ("missed", "incorrect", "hallucinated"):
             value: Any = getattr(self, field)
             if isinstance(value, str) or not all(isinstance(item, str) for item in value):

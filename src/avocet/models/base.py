@@ -119,9 +119,13 @@ class DecoderModel(nn.Module):
                 first_sample=first_sample,
             )
 
-    def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
-        """Per prompt, per completion: float32 (T,) log-probabilities; see `avocet.models.prefix`."""
-        return score_shared(self.language_decoder(), prefix, completions)
+    def score(
+        self, prefix: Prefix, completions: Sequence[Sequence[Completion | Sequence[int]]]
+    ) -> list[list[torch.Tensor]]:
+        """Per prompt, per completion (what `generate` gave, or token ids): float32 (T,) log-probabilities; see
+        `avocet.models.prefix`."""
+        ids = [[one.token_ids if isinstance(one, Completion) else one for one in row] for row in completions]
+        return score_shared(self.language_decoder(), prefix, ids)
 
     def next_token_log_probs(self, prefix: Prefix, completion: Sequence[int]) -> torch.Tensor:
         """float32 (T, vocabulary): the distribution before each token of the completion of a one-prompt prefix."""

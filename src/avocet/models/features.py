@@ -34,9 +34,6 @@ once and switches itself off for this kind. Mode "on" never does, mode "off" nei
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -52,9 +49,10 @@ from torch import nn
 from avocet.errors import ConfigError
 from avocet.models.clip_media import ClipMedia
 from avocet.models.feature_counts import FeatureCounts, FeatureTally, StoreMode
+from avocet.models.feature_keys import hash_of, library_versions, media_digest
 from avocet.models.interface import Prompt
 from avocet.models.store_files import DamagedEntryError, StoredEntry, StoreFiles
-from avocet.models.trunks import Trunk, require_values, update_with_tensor
+from avocet.models.trunks import Trunk, require_values
 from avocet.records import Clip
 
 Outputs = tuple[torch.Tensor, ...]
@@ -168,7 +166,7 @@ class FeatureStore:
         is_on = self.is_on(trunk.name)
         key = ""
         if known or is_on:
-            content = content_key or _media_digest(require_values(media, trunk.name), detail)
+            content = content_key or media_digest(require_values(media, trunk.name), detail)
             key = self._trunk_key(trunk, revision, content)
         if known and key in known:
             return _on_device(known[key], trunk.device)
@@ -303,10 +301,10 @@ class FeatureStore:
     def _trunk_key(self, trunk: Trunk, revision: str, content: str) -> str:
         device = trunk.device.type
         autocast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else ""
-        return _hash([trunk.name, revision, content, device, autocast, str(self.dtype), *_library_versions()])
+        return hash_of([trunk.name, revision, content, device, autocast, str(self.dtype), *library_versions()])
 
     def _clip_key(self, key: str) -> str:
-        return _hash(["clip", key])
+        return hash_of(["clip", key])
 
     def _read(self, kind: str, key: str) -> StoredEntry | None:
         try:
@@ -372,24 +370,7 @@ def content_key(model: StoringModel, path: str | os.PathLike[str], open_argument
         name: value for name, value in open_arguments.items() if name not in _NOT_CONTENT and value is not None
     }
     settings = dict(model.reading_settings())
-    return _hash([str(file.resolve()), facts.st_size, facts.st_mtime_ns, arguments, settings, *_library_versions()])
-
-
-@functools.cache
-def _library_versions() -> tuple[str, ...]:
-    """Of everything between a file and a tower's output: other versions may give other bits."""
-    names = ("avocet", "torch", "transformers", "av", "numpy")
-    return tuple(f"{name} {importlib.metadata.version(name)}" for name in names)
-
-
-def _hash(facts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _media_digest(media: torch.Tensor, detail: str) -> str:
-    digest = hashlib.sha256(detail.encode())
-    update_with_tensor(digest, media)
-    return digest.hexdigest()
+    return hash_of([str(file.resolve()), facts.st_size, facts.st_mtime_ns, arguments, settings, *library_versions()])
 
 
 def _outputs(entry: StoredEntry) -> Outputs:

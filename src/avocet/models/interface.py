@@ -222,5 +222,8 @@ class CaptionModel(Protocol):
     def next_token_log_probs(self, prefix: Prefix, completion: Sequence[int]) -> torch.Tensor:
         """float32 (T, vocabulary): the distribution before each token of one completion of a one-prompt prefix."""
 
-    def score(self, prefix: Prefix, completions: Sequence[Sequence[Sequence[int]]]) -> list[list[torch.Tensor]]:
-        """Per prompt, per completion: float32 (T,) log-probabilities of its tokens, differentiable."""
+    def score(
+        self, prefix: Prefix, completions: Sequence[Sequence[Completion | Sequence[int]]]
+    ) -> list[list[torch.Tensor]]:
+        """Per prompt, per completion (what `generate` gave, or token ids): float32 (T,) log-probabilities of its
+        tokens, differentiable."""

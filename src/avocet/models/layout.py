@@ -141,6 +141,11 @@ _RULES: dict[str, Callable[[np.ndarray, int, int, float, float], TokenPlan]] = {
 
 LAYOUT_RULES = tuple(_RULES)
 
+_RULES_OF_FAMILIES = (
+    "tmrope in avocet.models.tmrope, salmonn2_v1 as v1_layout in avocet.models.salmonn2.released_v1_layout, "
+    "salmonn2_plus as plus_layout in avocet.models.salmonn2.released_plus_layout"
+)
+
 
 def plan_layout(
     rule: str,
@@ -150,7 +155,13 @@ def plan_layout(
     audio_token_seconds: float,
     duration_seconds: float,
 ) -> TokenPlan:
-    """Lay out a clip by the rule of that name. Raises `ConfigError` for an unknown rule."""
+    """Lay out a clip by the rule of that name: one that frame times and numbers of tokens are enough for.
+
+    Raises `ConfigError` for any other.
+    """
     if rule not in _RULES:
-        raise ConfigError(f"unknown layout rule {rule!r}; available: {', '.join(LAYOUT_RULES)}")
+        raise ConfigError(
+            f"unknown layout rule {rule!r}; available: {', '.join(LAYOUT_RULES)}. Rules that need more of a clip are "
+            f"functions of their own: {_RULES_OF_FAMILIES}"
+        )
     return _RULES[rule](frame_times_seconds, tokens_per_frame, num_audio_tokens, audio_token_seconds, duration_seconds)

@@ -96,7 +96,8 @@ def lora_disabled(model: HasDecoder) -> Iterator[None]:
 def merge_lora(model: HasDecoder) -> None:
     """Add the adapter to the weights, computed in float32, and remove it.
 
-    The merged weights stay frozen, as `add_lora` left them. Raises `ConfigError` without an adapter.
+    The sum is kept in the type of the weights: to lose nothing of a small adapter, load the model in float32. The
+    merged weights stay frozen, as `add_lora` left them. Raises `ConfigError` without an adapter.
     """
     layers = _lora_layers(model.decoder)
     if not layers:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from avocet.errors import ModelNotFoundError
+from avocet.errors import ConfigError, ModelNotFoundError
 from avocet.models.loading import REVISION_DIGITS, listed, read_config, weights_revision
 from avocet.records import Record
 
@@ -108,8 +108,10 @@ def load_model(
     Raises:
         ModelNotFoundError: no such weights here, or not of that revision.
         CheckpointError: the folder is broken or of a model that Avocet does not know.
-        ConfigError: an option that the model does not have.
+        ConfigError: no name, or an option that the model does not have.
     """
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"no model is named: {name!r}; {_loadable()}")
     source = _find(name, revision)
     found = source.commit or weights_revision(source.folder)
     if revision is not None and not source.commit and not found.startswith(revision[:REVISION_DIGITS]):

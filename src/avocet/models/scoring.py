@@ -70,8 +70,11 @@ def token_log_probs(
 ) -> torch.Tensor:
     """float32 (N,): log-probability of each target given the hidden state that predicts it.
 
-    With `chunk`, logits of at most so many tokens exist at once; the backward pass computes each chunk's anew.
+    With `chunk`, logits of at most so many tokens exist at once; the backward pass computes each chunk's anew. Raises
+    `ConfigError` for a chunk below 1.
     """
+    if chunk is not None and chunk < 1:
+        raise ConfigError(f"chunk must be >= 1 tokens or None, got {chunk}")
     if chunk is None or len(targets_N) <= chunk:
         return _log_probs(decoder, hidden_ND, targets_N)
     pieces = []
@@ -139,6 +142,8 @@ def _score_shared(
     if used != list(range(len(prefix))):
         prefix = prefix.select(used)
         rows = [used.index(row) for row in rows]
+    if int(prefix.lengths.min()) < prefix.embeddings.shape[1] and _has_window(decoder):
+        return _score_by_length(decoder, prefix, rows, tokens, chunk)
     device = prefix.embeddings.device
     prefill_BLD, cache = decoder.run(
         prefix.embeddings, positions=prefix.positions, use_cache=True, deepstack=prefix.deepstack
@@ -174,3 +179,28 @@ def _score_shared(
     valid = torch.arange(longest + 1, device=device) < torch.tensor(sizes, device=device)[:, None]
     target = torch.tensor([token for text in tokens for token in text], device=device, dtype=torch.long)
     return list(torch.split(token_log_probs(decoder, hidden_RTD[valid], target, chunk), sizes))
+
+
+def _has_window(decoder: Decoder) -> bool:
+    """Whether any layer sees only so many tokens back."""
+    return getattr(decoder.backbone.config, "sliding_window", None) is not None
+
+
+def _score_by_length(
+    decoder: Decoder, prefix: Prefix, rows: list[int], tokens: list[list[int]], chunk: int | None
+) -> list[torch.Tensor]:
+    """`_score_shared`, prompts of one length at a time: a window counts places of the cache, padding included."""
+    lengths = prefix.lengths.tolist()
+    scores: dict[int, torch.Tensor] = {}
+    for length in sorted(set(lengths)):
+        own = [place for place, row in enumerate(rows) if lengths[row] == length]
+        chosen = sorted({rows[place] for place in own})
+        found = _score_shared(
+            decoder,
+            prefix.select(chosen),
+            [chosen.index(rows[place]) for place in own],
+            [tokens[place] for place in own],
+            chunk,
+        )
+        scores |= dict(zip(own, found, strict=True))
+    return [scores[place] for place in range(len(rows))]

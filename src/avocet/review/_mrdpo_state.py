@@ -22,9 +22,10 @@ from avocet.training.mrdpo.selection import SelectionReport
 
 RUN_FILES = ("run.json", "rounds.json", "rounds.md", "best.json", "uncommitted.diff")
 ROUND_FILES = (
-    *("result.json", "selection.json", "samples.jsonl", "judged/verdicts.jsonl", "pairs.jsonl"),
+    *("result.json", "selection.json", "samples.jsonl", "samples.failed.jsonl", "judged/verdicts.jsonl", "pairs.jsonl"),
     *("dpo/run.json", f"dpo/{METRICS_FILE}", "dpo/reference.jsonl", "dpo/left_out.jsonl"),
-    *("held_out/captions.jsonl", "held_out/verdicts.jsonl", "model"),
+    *("held_out/captions.jsonl", "held_out/captions.failed.jsonl", "held_out/verdicts.jsonl"),
+    *("held_out/answers.failed.jsonl", "model"),
 )
 _R = TypeVar("_R", bound=Record)
 

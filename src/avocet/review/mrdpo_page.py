@@ -52,6 +52,7 @@ _OUTCOMES = (
     ("no-winner", "no winner", "num_no_winner"),
     ("same", "all the same text", "num_same"),
     ("unscored", "not scored", "num_unscored"),
+    ("unread", "not read", "num_failed"),
 )
 """Class, name and field of what becomes of a clip."""
 _CURVES = (
@@ -225,10 +226,13 @@ def _gate(run: RunState) -> str:
             )
     stop = run.config.get("stop") or {}
     rules = [
-        f"Total error {_at_most(stop.get('max_total_rise', 0.0))} above the best round so far",
+        f"Total error {_at_most(stop.get('max_total_rise', 0.0))} above the best round so far, on the clips of both",
         f"unnatural captions at most {percent(stop['max_unnatural'])}" if "max_unnatural" in stop else "",
         f"QA accuracy {_at_most(stop['max_qa_drop'])} below round 0" if "max_qa_drop" in stop else "",
         f"repetition at most {percent(stop['max_repetition'])}" if stop.get("max_repetition") is not None else "",
+        f"at most {percent(stop['max_unmeasured'])} of the captions or questions without a result"
+        if "max_unmeasured" in stop
+        else "",
     ]
     said = f'<p class="lead">A round is kept if it breaks no rule: {text("; ".join(filter(None, rules)))}.</p>'
     if not entries:

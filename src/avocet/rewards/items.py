@@ -72,6 +72,18 @@ class Reward(Protocol):
 
 
 @runtime_checkable
+class Checks(Protocol):
+    """A reward that looks at labels of examples."""
+
+    def check(self, examples: Sequence[TrainingExample]) -> str:
+        """What is wrong with the examples as a whole: that none has what this reward looks at; "" for nothing.
+
+        Raises `ConfigError`, naming the clip, for a label that cannot be judged by.
+        """
+        ...
+
+
+@runtime_checkable
 class Disconnects(Protocol):
     """A reward that holds connections of the running event loop."""
 

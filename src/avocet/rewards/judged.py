@@ -19,7 +19,7 @@ from avocet.judging.events import CaptionWithEvents
 from avocet.judging.judge import ItemT, Job, Judge
 from avocet.media import probe
 from avocet.metrics import Utterance
-from avocet.records import Verdict
+from avocet.records import TrainingExample, Verdict
 from avocet.rewards.checklist import checklist_reward
 from avocet.rewards.events import event_reward
 from avocet.rewards.items import RewardItem, Unscored
@@ -36,6 +36,8 @@ class JudgedReward(Generic[ItemT]):
         judge: an unscored verdict of it leaves the rollout unscored, with the verdict's reason.
         item_of: what the judge gets; `Unscored` where there is nothing to ask. Must be hashable.
         value_of: the reward of a scored verdict, given what was asked.
+        labels: the field of examples that the judge compares with; "" where it takes none.
+        notes: what else the numbers rest on, for the identity.
     """
 
     def __init__(
@@ -44,16 +46,30 @@ class JudgedReward(Generic[ItemT]):
         judge: Judge[ItemT],
         item_of: Callable[[RewardItem], ItemT | Unscored],
         value_of: Callable[[ItemT, Verdict], float | Unscored],
+        labels: str = "",
+        notes: str = "",
     ) -> None:
         self.name = name
         self.judge = judge
         self._item_of = item_of
         self._value_of = value_of
+        self._labels = labels
+        self._notes = notes
 
     @property
     def identity(self) -> str:
-        """That of the judge."""
-        return self.judge.identity
+        """That of the judge, with the notes."""
+        return self.judge.identity + self._notes
+
+    def check(self, examples: Sequence[TrainingExample]) -> str:
+        """See `Checks`."""
+        for example in examples:
+            self._item_of(
+                RewardItem(clip_id=example.clip.id, text="", num_tokens=0, stop_reason="end", example=example)
+            )
+        if not self._labels or any(getattr(example, self._labels) for example in examples):
+            return ""
+        return f"it needs examples with `{self._labels}`, and none of {len(examples)} has any"
 
     async def score(self, items: Sequence[RewardItem]) -> list[float | Unscored]:
         """Raises `ConfigError` for an example that cannot be judged as asked, and what the judge raises for the run."""
@@ -76,7 +92,7 @@ def checklist_item(item: RewardItem) -> CaptionWithChecklist | Unscored:
     try:
         keypoints = tuple(Keypoint(text=text) for text in item.example.checklist)
     except RecordError as error:
-        raise ConfigError(f"checklist of clip {item.clip_id!r}: {error}") from error
+        raise ConfigError(f"checklist of clip {item.example.clip.id!r}: {error}") from error
     return CaptionWithChecklist(clip_id=item.example.clip.id, caption=item.text, keypoints=keypoints)
 
 
@@ -89,20 +105,12 @@ def checklist_value(verdict: Verdict, caption: str | None = None) -> float | Uns
 
 
 def reference_dialogue(item: RewardItem) -> tuple[Utterance, ...]:
-    """The example's dialogue; none means that nobody speaks.
-
-    Raises `ConfigError` for an utterance without speaker or text.
-    """
-    for said in item.example.dialogue:
-        if not {"speaker", "text"} <= said.keys():
-            raise ConfigError(
-                f"dialogue of clip {item.clip_id!r}: an utterance needs 'speaker' and 'text', got {sorted(said)}"
-            )
+    """The example's dialogue; none means that nobody speaks."""
     return tuple(Utterance(speaker=said["speaker"], text=said["text"]) for said in item.example.dialogue)
 
 
 def dialogue_item(item: RewardItem) -> DialogueItem:
-    """The caption with its example's dialogue, for speaker judges that do not watch. Raises `ConfigError`."""
+    """The caption with its example's dialogue, for speaker judges that do not watch."""
     return DialogueItem(clip_id=item.example.clip.id, caption=item.text, dialogue=reference_dialogue(item))
 
 
@@ -136,7 +144,7 @@ def event_item(item: RewardItem) -> CaptionWithEvents | Unscored:
     try:
         return CaptionWithEvents(clip_id=item.example.clip.id, caption=item.text, events=item.example.events)
     except RecordError as error:
-        raise ConfigError(f"events of clip {item.clip_id!r}: {error}") from error
+        raise ConfigError(f"events of clip {item.example.clip.id!r}: {error}") from error
 
 
 def event_value(verdict: Verdict) -> float | Unscored:

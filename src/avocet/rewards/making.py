@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ from avocet.judging.checklist import ChecklistJudge
 from avocet.judging.client import JudgeClient
 from avocet.judging.dialogue import DialogueExtractor, DialogueJudge
 from avocet.judging.events import EventJudge
+from avocet.judging.messages import CallParameters
 from avocet.judging.speakers import LabelSpeakerJudge, SpeakerJudge, TextSpeakerJudge, WatchingSpeakerJudge
 from avocet.rewards.exact import (
     ExactBindingJudge,
@@ -53,6 +55,7 @@ def make_rewards(
     speaker_aliases: Mapping[str, Sequence[str]] | None,
     dialogue_threshold: float,
     quoted_only: bool,
+    parameters: CallParameters | None,
 ) -> dict[str, Reward]:
     """Name -> reward. The arguments are those of `make_rubric`, and so is what is raised."""
     _check(names, client, exact, speakers, speaker_aliases, quoted_only)
@@ -65,9 +68,10 @@ def make_rewards(
     if exact:
         every = _exact_rewards(dialogue_threshold)
     elif client is not None and judged:
-        speaker_judge = _speaker_judge(client, speakers, speaker_aliases)
-        dialogue = DialogueJudge(DialogueExtractor(client), speaker_judge, threshold=dialogue_threshold)
-        every = _rewards_by_model(client, dialogue, speakers == "video", quoted_only)
+        speaker_judge = _speaker_judge(client, speakers, speaker_aliases, parameters)
+        extractor = DialogueExtractor(client, parameters=parameters)
+        dialogue = DialogueJudge(extractor, speaker_judge, threshold=dialogue_threshold)
+        every = _rewards_by_model(client, dialogue, speakers == "video", quoted_only, parameters)
     else:
         every = {}
     return {**rewards, **{name: every[name] for name in judged}}
@@ -114,29 +118,61 @@ def _exact_rewards(dialogue_threshold: float) -> dict[str, Reward]:
 
 
 def _rewards_by_model(
-    client: JudgeClient, dialogue: DialogueJudge, watching: bool, quoted_only: bool
+    client: JudgeClient,
+    dialogue: DialogueJudge,
+    watching: bool,
+    quoted_only: bool,
+    parameters: CallParameters | None,
 ) -> dict[str, Reward]:
+    notes = _notes(parameters)
+    ties = TieLister(client, parameters=parameters), TieJudge(client, parameters=parameters)
     return {
         "checklist": JudgedReward(
             "checklist",
-            ChecklistJudge(client),
+            ChecklistJudge(client, parameters=parameters),
             checklist_item,
             lambda item, verdict: checklist_value(verdict, item.caption if quoted_only else None),
+            labels="checklist",
+            notes=notes + ("/quoted only" if quoted_only else ""),
         ),
         "dialogue": JudgedReward(
             "dialogue",
             dialogue,
             watched_dialogue_item if watching else dialogue_item,
             lambda _, verdict: dialogue_value(verdict),
+            labels="dialogue",
+            notes=notes,
         ),
-        "events": JudgedReward("events", EventJudge(client), event_item, lambda _, verdict: event_value(verdict)),
-        "sound_binding": SoundBindingReward(TieLister(client), TieJudge(client)),
+        "events": JudgedReward(
+            "events",
+            EventJudge(client, parameters=parameters),
+            event_item,
+            lambda _, verdict: event_value(verdict),
+            labels="events",
+            notes=notes,
+        ),
+        "sound_binding": SoundBindingReward(*ties, notes=notes),
     }
 
 
+def _notes(parameters: CallParameters | None) -> str:
+    """What of the judge's sampling is not as by default; judges do not name it themselves."""
+    usual, given = CallParameters(), parameters or CallParameters()
+    return "".join(
+        f"/{field.name}={getattr(given, field.name)}"
+        for field in dataclasses.fields(given)
+        if getattr(given, field.name) != getattr(usual, field.name)
+    )
+
+
 def _speaker_judge(
-    client: JudgeClient, speakers: SpeakerCheck, aliases: Mapping[str, Sequence[str]] | None
+    client: JudgeClient,
+    speakers: SpeakerCheck,
+    aliases: Mapping[str, Sequence[str]] | None,
+    parameters: CallParameters | None,
 ) -> SpeakerJudge:
     if speakers == "video":
-        return WatchingSpeakerJudge(client)
-    return TextSpeakerJudge(client) if speakers == "text" else LabelSpeakerJudge(aliases)
+        return WatchingSpeakerJudge(client, parameters=parameters)
+    if speakers == "text":
+        return TextSpeakerJudge(client, parameters=parameters)
+    return LabelSpeakerJudge(aliases)

@@ -21,8 +21,9 @@ from typing import TypeVar
 from avocet.errors import ConfigError, RecordError
 from avocet.judging.client import JudgeClient
 from avocet.judging.errors import JudgeStop
-from avocet.records import Record
-from avocet.rewards.items import Disconnects, Identified, Reward, RewardItem, Unscored
+from avocet.judging.messages import CallParameters
+from avocet.records import Record, TrainingExample
+from avocet.rewards.items import Checks, Disconnects, Identified, Reward, RewardItem, Unscored
 from avocet.rewards.making import REWARD_NAMES, SpeakerCheck, make_rewards
 from avocet.rewards.scoring import BackgroundScorer
 
@@ -109,6 +110,20 @@ class Rubric:
         found = {weighted.reward.name: weighted.reward for weighted in self.rewards}
         return {name: reward.identity if isinstance(reward, Identified) else name for name, reward in found.items()}
 
+    def check(self, examples: Sequence[TrainingExample]) -> None:
+        """Look at the labels of all examples before anything is paid for.
+
+        Raises `ConfigError` for one that a reward cannot use, naming the clip, and when no example has what a reward
+        with a weight looks at.
+        """
+        for weighted in self.rewards:
+            reward = weighted.reward
+            wrong = reward.check(examples) if isinstance(reward, Checks) else ""
+            if wrong and weighted.weight > 0:
+                raise ConfigError(
+                    f"reward {reward.name!r}: {wrong}; make them with `avocet curate annotate`, or set its weight to 0"
+                )
+
     async def score(self, items: Sequence[RewardItem]) -> list[Scored]:
         """One result per item, in their order; all rewards work at the same time.
 
@@ -160,6 +175,7 @@ def make_rubric(
     speaker_aliases: Mapping[str, Sequence[str]] | None = None,
     dialogue_threshold: float = 0.6,
     quoted_only: bool = False,
+    parameters: CallParameters | None = None,
 ) -> Rubric:
     """The rubric of some named rewards; see `docs/rewards.md` for what each one measures.
 
@@ -174,6 +190,7 @@ def make_rubric(
         speaker_aliases: for "labels": name -> other names of the same person.
         dialogue_threshold: least similarity of aligned utterances.
         quoted_only: count only keypoints for which the judge quotes words that stand in the caption (ours).
+        parameters: how the judge samples; None: as judges do by default.
 
     Raises `ConfigError` for unknown names, no names, a judge that is missing or superfluous, and impossible settings.
     """
@@ -187,6 +204,7 @@ def make_rubric(
         speaker_aliases=speaker_aliases,
         dialogue_threshold=dialogue_threshold,
         quoted_only=quoted_only,
+        parameters=parameters,
     )
     return Rubric([WeightedReward(reward=rewards[name], weight=weight) for name, weight in weights.items()])
 

@@ -32,6 +32,9 @@ from avocet.rewards.judged import JudgedReward
 
 NO_TIES = Unscored(reason="no ties: nothing heard belongs to anything seen", left_out=True)
 
+_ASSUMED = tuple(f"The {number}th sound comes from what is seen while it is heard." for number in range(1, 5))
+"""About what an example has, for the estimate of a dry run."""
+
 
 def binding_reward(num_ties: int, num_right: int, num_wrong: int) -> float | None:
     """2 * right / (ties + right + wrong), in [0, 1]; None without ties: unscored, never 1.
@@ -199,15 +202,16 @@ class SoundBindingReward:
 
     name: ClassVar[str] = "sound_binding"
 
-    def __init__(self, lister: TieLister, judge: TieJudge) -> None:
+    def __init__(self, lister: TieLister, judge: TieJudge, *, notes: str = "") -> None:
         self.lister = lister
         self.judge = judge
+        self._notes = notes
         self._ties: dict[str, tuple[str, ...]] = {}
 
     @property
     def identity(self) -> str:
-        """That of the judge and of what lists the ties."""
-        return f"{self.judge.identity}+{self.lister.identity}"
+        """That of the judge and of what lists the ties, and what else the numbers rest on."""
+        return f"{self.judge.identity}+{self.lister.identity}{self._notes}"
 
     async def score(self, items: Sequence[RewardItem]) -> list[float | Unscored]:
         failed = await self._list_ties(items)
@@ -232,7 +236,9 @@ class SoundBindingReward:
         jobs = (Job(item=DescribedClip(clip_id=item.example.clip.id, caption=text)) for text, item in unknown.items())
         failed: dict[str, str] = {}
         async for job, verdict in self.lister.verdicts(jobs):
-            if verdict.status == "unscored":
+            if self.lister.client.dry_run and str(verdict.reason).startswith("not sent"):
+                self._ties[job.item.caption] = _ASSUMED
+            elif verdict.status == "unscored":
                 failed[job.item.caption] = str(verdict.reason)
             else:
                 findings = {name: value for name, value in verdict.findings.items() if name != "notes"}

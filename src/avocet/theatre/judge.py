@@ -93,14 +93,14 @@ class TheatreFindings(EventFindings):
     """One line per error of order or binding."""
 
 
-def judge(text: str, script: Script, see: bool = True, hear: bool = True) -> TheatreFindings:
+def judge(caption_text: str, script: Script, see: bool = True, hear: bool = True) -> TheatreFindings:
     """Judge any text as a caption of `script`.
 
     `see=False` or `hear=False` judges against the events that can be perceived without the picture or the sound (of
     a black or muted copy); what is told of the others is hallucinated. Never raises for any text.
     """
     events = list(perceivable(script, see, hear))
-    mentions = parse_caption(text)
+    mentions = parse_caption(caption_text)
     matches = _match(events, mentions)
     told = {mention: event for event, mention in matches.items()}
     wrong = {event for event, mention in matches.items() if _worth(events[event], mentions[mention]) < _RIGHT}

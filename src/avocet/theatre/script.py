@@ -8,6 +8,7 @@ seed and level give the same script on every machine (only `random.Random` seede
 from __future__ import annotations
 
 import dataclasses
+import operator
 import random
 import re
 from typing import Literal
@@ -122,8 +123,10 @@ def make_script(seed: int, level: int = 1) -> Script:
 
     Level 1: one actor at a time, 4-8 s, 2-4 events. Level 2: up to two actors at once, 4-12 s, painted scenes that
     change, overlapping sounds, camera noise, and some scripts that are silent, speechless or without any change of
-    picture. Raises `ConfigError` for another level or a negative seed.
+    picture. Raises `ConfigError` for another level, or a seed that is no integer >= 0.
     """
+    # Of 1 and True, which are equal, the generator would be seeded with other texts.
+    seed, level = _integer("seed", seed), _integer("level", level)
     if level not in (1, 2):
         raise ConfigError(f"theatre level must be 1 or 2, got {level!r}")
     if seed < 0:
@@ -133,6 +136,13 @@ def make_script(seed: int, level: int = 1) -> Script:
         script = _draw(rng, seed, level)
         if script is not None:
             return script
+
+
+def _integer(name: str, value: int) -> int:
+    try:
+        return int(operator.index(value))
+    except TypeError as error:
+        raise ConfigError(f"theatre {name} must be an integer, got {value!r}") from error
 
 
 def _draw(rng: random.Random, seed: int, level: int) -> Script | None:

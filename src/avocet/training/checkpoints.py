@@ -9,6 +9,7 @@ is a function of the stage's seed and the step, so the step is all the state the
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import nn
 from avocet.errors import CheckpointError
 
 _KEEP = 2
+_NAME = re.compile(r"checkpoint-([0-9]+)")
 
 
 def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -47,9 +49,9 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Complete checkpoints as (step, path), oldest first."""
-    found = [(int(path.name.removeprefix("checkpoint-")), path) for path in folder.glob("checkpoint-*[0-9]")]
-    return sorted(found)
+    """Complete checkpoints as (step, path), oldest first; copies under other names are not among them."""
+    named = [(_NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
+    return sorted((int(match[1]), path) for match, path in named if match is not None)
 
 
 def load_weights(path: Path, module: nn.Module, prefixes: tuple[str, ...] = ()) -> int:

@@ -68,11 +68,13 @@ def _masked_token_mean(values: Tensor, mask: Tensor) -> Tensor:
     if values.shape != mask.shape:
         raise ConfigError(f"log-probabilities {tuple(values.shape)} and mask {tuple(mask.shape)} must have one shape")
     (values,) = _full_precision(values)
-    count = mask.sum()
+    # Counted as integers: bfloat16 has no 605, and float16 nothing above 65504.
+    real = mask.bool()
+    count = real.sum()
     if count == 0:
         raise ConfigError("the ground truth has no tokens: its mask is all zero")
     # where, not a product: padding may hold -inf.
-    return torch.where(mask.bool(), values, 0.0).sum() / count
+    return torch.where(real, values, 0.0).sum() / count
 
 
 def group_advantages(rewards: Tensor, eps: float = 1e-4) -> Tensor:

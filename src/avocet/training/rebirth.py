@@ -18,7 +18,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from avocet.errors import ConfigError
 from avocet.metrics import is_collapsed, is_unnatural
@@ -30,12 +29,15 @@ from avocet.training.finetune.export import export_merged
 from avocet.training.finetune.inputs import ClipReader
 from avocet.training.finetune.loop import fine_tune
 from avocet.training.mrdpo.config import MrDpo
+from avocet.training.mrdpo.data import CAPTION_TASKS, check_held_out, clips_of, read_round_data
 from avocet.training.mrdpo.driver import MrDpoResult, run_mrdpo
-from avocet.training.mrdpo.records import SampledCaption, example_key
+from avocet.training.mrdpo.records import SampledCaption, absolute_clip, example_key
 from avocet.training.mrdpo.sampling import sample_captions
 from avocet.training.mrdpo.scoring import CaptionScorer
 from avocet.training.run_folder import claim_run
 
+TEACHER_FILE = "teacher.json"
+"""Which model teaches, as it was resolved at the first start."""
 CAPTIONS_FILE = "captions.jsonl"
 DATA_FILE = "data.jsonl"
 DROPPED_FILE = "dropped.jsonl"
@@ -49,9 +51,10 @@ class Rebirth:
 
     name: str
     teacher: str
-    """The model whose captions are learnt: a folder, or the run folder of rounds, whose `best.json` names it."""
+    """The model whose captions are learnt: a folder, or the run folder of rounds, whose `best.json` names it as rebirth
+    begins."""
     sources: tuple[DataSource, ...]
-    """Clips to caption. Their own captions are not read; their questions (task qa) are taken as they are."""
+    """Clips to caption. Their own captions are not read; examples of other tasks (questions) are taken as they are."""
     sft: FineTune
     """From the aligned model. Its `sources` are replaced by the new captions and `beside`."""
     round: MrDpo | None
@@ -109,10 +112,12 @@ def run_rebirth(plan: Rebirth, run_dir: Path, scorer: CaptionScorer | None, *, s
         scorer: judges the captions of the round; may be None without one.
         say: what is told of the progress.
 
-    Raises `ConfigError` for a folder of another plan, a missing scorer or teacher, and too many dropped captions.
+    Raises `ConfigError` for a folder of another plan, a missing scorer or teacher, clips that cannot be read, held-out
+    clips that would be learnt, and too many dropped captions.
     """
     if plan.round is not None and scorer is None:
         raise ConfigError(f"rebirth {plan.name!r} ends with a round of DPO, which needs a judge")
+    _check_data(plan)
     folder = run_dir / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     claim_run(folder, plan)
@@ -151,18 +156,21 @@ def _teach(plan: Rebirth, folder: Path) -> FilterReport:
     if report_file.exists():
         return FilterReport.from_json(report_file.read_text(encoding="utf-8"))
     examples = load_mixture(plan.sources)[0]
-    asked = [example for example in examples if example.task != "qa"]
-    model: Any = load_model(_teacher(plan), device="auto", dtype=plan.sft.precision).model
-    reader = ClipReader(model, plan.read)
+    asked = [example for example in examples if example.task in CAPTION_TASKS]
+    teacher = _teacher(plan, folder)
+    _put(folder / TEACHER_FILE, json.dumps({"model": teacher}) + "\n")
+    loaded = load_model(teacher, device="auto", dtype=plan.sft.precision)
+    reader = ClipReader(loaded.model, plan.read)
     try:
         told, failures = sample_captions(
-            model,
+            loaded,
             reader,
             asked,
             folder / CAPTIONS_FILE,
             samples_per_clip=1,
             sampling=plan.sampling,
             batch_size=plan.sampling_batch,
+            broken=plan.read.broken,
         )
     finally:
         reader.close()
@@ -184,11 +192,11 @@ def _teach(plan: Rebirth, folder: Path) -> FilterReport:
     _put(folder / DROPPED_FILE, "".join(dropped))
     if not lines or sum(counts.values()) > plan.max_dropped * len(captions):
         raise ConfigError(
-            f"{sum(counts.values())} of {len(captions)} captions of {_teacher(plan)} are unfit ({dict(counts)}), more "
+            f"{sum(counts.values())} of {len(captions)} captions of {teacher} are unfit ({dict(counts)}), more "
             f"than max_dropped {plan.max_dropped:g} allows; teach with an earlier round. They are in "
             f"{folder / DROPPED_FILE}"
         )
-    lines += [_line(example) for example in examples if example.task == "qa"]
+    lines += [_line(example) for example in examples if example.task not in CAPTION_TASKS]
     _put(folder / DATA_FILE, "".join(lines))
     _put(report_file, report.to_json_line() + "\n")
     return report
@@ -203,24 +211,29 @@ def _sft(plan: Rebirth, folder: Path) -> Path:
     fine_tune(config, folder, resume=True)
     partial = folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    export_merged(config, (config,), folder, partial)
+    export_merged(config, (config,), folder, partial, precision="float32")
     partial.rename(merged)
     return merged
 
 
-def _teacher(plan: Rebirth) -> str:
-    best = Path(plan.teacher) / "best.json"
-    if best.is_file():
-        return str(json.loads(best.read_text(encoding="utf-8"))["model"])
+def _teacher(plan: Rebirth, folder: Path) -> str:
+    """The model that teaches: the one this rebirth began with, whatever the rounds have come to since."""
+    for file in (folder / TEACHER_FILE, Path(plan.teacher) / "best.json"):
+        if file.is_file():
+            return str(json.loads(file.read_text(encoding="utf-8"))["model"])
     return plan.teacher
+
+
+def _check_data(plan: Rebirth) -> None:
+    """Raise `ConfigError` for data that the round cannot use, and for held-out clips that the SFT would train on."""
+    if plan.round is not None:
+        _, held_out = read_round_data(plan.round)
+        check_held_out(held_out, clips_of((*plan.sources, *plan.beside)))
 
 
 def _line(example: TrainingExample) -> str:
     """The example with an absolute path, since the file lies elsewhere."""
-    clip = example.clip
-    if "://" not in clip.path:
-        clip = dataclasses.replace(clip, path=os.path.abspath(clip.path))
-    return dataclasses.replace(example, clip=clip).to_json_line() + "\n"
+    return dataclasses.replace(example, clip=absolute_clip(example.clip)).to_json_line() + "\n"
 
 
 def _put(path: Path, text: str) -> None:
@@ -230,14 +243,16 @@ def _put(path: Path, text: str) -> None:
 
 
 def describe(plan: Rebirth, run_dir: Path) -> str:
-    """What a run would do, without doing it."""
+    """What a run would do, without doing it. Raises `ConfigError` for data that it would refuse."""
+    _check_data(plan)
+    folder = run_dir / plan.name
     examples: Sequence[TrainingExample] = load_mixture(plan.sources)[0]
-    questions = sum(example.task == "qa" for example in examples)
-    done = [name for name in ("filtered.json", "model", "result.json") if (run_dir / plan.name / name).exists()]
+    others = sum(example.task not in CAPTION_TASKS for example in examples)
+    done = [name for name in ("filtered.json", "model", "result.json") if (folder / name).exists()]
     return "\n".join(
         [
-            f"{plan.name}: {len(examples) - questions} clips captioned by {_teacher(plan)}, then SFT of "
-            f"{plan.sft.model} with {questions} questions beside them"
+            f"{plan.name}: {len(examples) - others} clips captioned by {_teacher(plan, folder)}, then SFT of "
+            f"{plan.sft.model} with {others} examples of other tasks beside them"
             + ("" if plan.round is None else ", then one round of DPO"),
             f"finished: {', '.join(done) or 'nothing'}",
         ]

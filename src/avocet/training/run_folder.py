@@ -1,62 +1,33 @@
-"""Recipes and run folders: which plan was run, with which code, seed and library versions."""
+"""Run folders: which plan was run, with which code, seed and library versions."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import platform
-import subprocess
-from importlib import metadata
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from avocet.errors import ConfigError
+from avocet.provenance import PACKAGES, code_facts, write_uncommitted
 from avocet.training.config import Recipe, StageConfig
 
-_PACKAGES = ("avocet", "torch", "transformers", "tokenizers", "numpy", "av")
+__all__ = [
+    "RUN_FILE",
+    "check_same_stage",
+    "claim_run",
+    "describe_run",
+    "read_run",
+    "run_facts",
+    "write_run",
+    "write_run_facts",
+    "write_uncommitted",
+]
+
+RUN_FILE = "run.json"
 _TRAINERS = ("accelerate", "peft", "safetensors", "deepspeed", "bitsandbytes", "liger-kernel")
 """Packages whose versions matter where they are installed."""
-
-
-def recipe_path(name_or_path: str) -> Path:
-    """`nano` -> `recipes/nano/recipe.py`; a path to a recipe file or folder is taken as it is.
-
-    Raises `ConfigError` when there is no such recipe.
-    """
-    given = Path(name_or_path)
-    candidates = (given, given / "recipe.py", Path("recipes") / name_or_path / "recipe.py")
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.resolve()
-    known = sorted(path.parent.name for path in Path("recipes").glob("*/recipe.py"))
-    raise ConfigError(f"no recipe {name_or_path!r}; give a recipe file, or one of {known} below ./recipes")
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Run a recipe file and return its `recipe()`. A recipe is code: run only recipes you trust."""
-    spec = importlib.util.spec_from_file_location(f"avocet_recipe_{path.parent.name}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function = getattr(module, "recipe", None)
-    if function is None:
-        raise ConfigError(f"{path} has no function recipe(); see recipes/nano/recipe.py")
-    recipe = function()
-    if not isinstance(recipe, Recipe):
-        raise ConfigError(
-            f"recipe() of {path} must return an avocet.training.config.Recipe, got {type(recipe).__name__}"
-        )
-    return recipe
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        result = subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=10, check=True)  # noqa: S603, S607
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
 
 
 def describe_run(recipe: Recipe, stage_name: str) -> dict[str, Any]:
@@ -65,32 +36,35 @@ def describe_run(recipe: Recipe, stage_name: str) -> dict[str, Any]:
     config["build_model"] = getattr(recipe.build_model, "__qualname__", repr(recipe.build_model))
     for part in ("data", "towers", "align", "sft"):
         config[part] = [_fields(item) for item in config[part]]
-    return {"stage": stage_name, "recipe": config, **_code_facts()}
+    return {"stage": stage_name, "recipe": config, **code_facts()}
 
 
 def run_facts(config: Any) -> dict[str, Any]:
     """The configuration (a frozen dataclass), commit, versions and machine of a fine-tuning run, as JSON types."""
-    facts = _code_facts()
-    facts["versions"] |= {name: metadata.version(name) for name in _TRAINERS if _is_installed(name)}
-    return {"config": dataclasses.asdict(config), **facts}
+    return {"config": dataclasses.asdict(config), **code_facts((*PACKAGES, *_TRAINERS))}
 
 
-def _code_facts() -> dict[str, Any]:
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain")),
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "processor": platform.machine(),
-    }
+def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what a run is; the file is complete or as it was at any instant."""
+    unfinished = folder / f"{RUN_FILE}.partial"
+    unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / RUN_FILE)
 
 
-def _is_installed(package: str) -> bool:
+def read_run(folder: Path) -> dict[str, Any]:
+    """What the run in a folder is. Raises `ConfigError` when its file is missing or damaged."""
+    path = folder / RUN_FILE
     try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path} cannot be read ({reason}), so nobody knows what the run was; put it back, or choose another "
+            "--run-dir"
+        ) from error
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path} holds no JSON object; put it back, or choose another --run-dir")
+    return facts
 
 
 def _fields(item: Any) -> dict[str, Any]:
@@ -101,7 +75,7 @@ def _fields(item: Any) -> dict[str, Any]:
 def check_same_stage(folder: Path, stage: StageConfig) -> None:
     """Raise `ConfigError` when the run in `folder` was started with other settings of this stage: going on with it
     would be neither the one run nor the other."""
-    recorded = json.loads((folder / "run.json").read_text())["recipe"]
+    recorded = read_run(folder)["recipe"]
     before = next(item for part in ("towers", "align", "sft") for item in recorded[part] if item["name"] == stage.name)
     now = json.loads(json.dumps(_fields(stage)))
     changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
@@ -123,15 +97,8 @@ def _plain(value: Any) -> Any:
 def write_run_facts(folder: Path, recipe: Recipe, stage_name: str) -> None:
     """Write `run.json` (and the uncommitted diff, when there is one) beside the outputs."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(describe_run(recipe, stage_name), indent=2))
+    write_run(folder, describe_run(recipe, stage_name))
     write_uncommitted(folder)
-
-
-def write_uncommitted(folder: Path) -> None:
-    """Write the uncommitted diff of the working folder, when there is one, to `uncommitted.diff`."""
-    diff = _git("diff", "HEAD")
-    if diff:
-        (folder / "uncommitted.diff").write_text(diff + "\n")
 
 
 def claim_run(folder: Path, plan: Any, free: frozenset[str] = frozenset()) -> None:
@@ -145,12 +112,11 @@ def claim_run(folder: Path, plan: Any, free: frozenset[str] = frozenset()) -> No
     Raises `ConfigError` for a folder of another plan.
     """
     facts = json.loads(json.dumps(run_facts(plan), default=dict))
-    path = folder / "run.json"
-    if not path.exists():
-        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if not (folder / RUN_FILE).exists():
+        write_run(folder, facts)
         write_uncommitted(folder)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))["config"]
+    before = read_run(folder)["config"]
     changed = sorted(name for name in facts["config"] if name not in free and facts["config"][name] != before.get(name))
     if changed:
         raise ConfigError(

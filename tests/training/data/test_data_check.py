@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from avocet.errors import ConfigError
+from avocet.models.registry import load_model
 from avocet.records import ClipRef, PreferencePair, TrainingExample
 from avocet.training.data import ExampleSet, Rejected, check_examples
 from avocet.training.data.check import CheckReport, count_words
@@ -117,7 +118,9 @@ def test_intervals_outside_of_the_file(media):
         example(path, "rounded", clip={"start_seconds": 0.5, "end_seconds": 2.4}),
         example(path, "too long", clip={"start_seconds": 0.5, "end_seconds": 3.0}),
         example(path, "after", clip={"start_seconds": 5.0}),
-        example(path, "local", task="local_caption", start_seconds=1.0, end_seconds=9.0),
+        example(
+            path, "local", instruction="Describe 1 to 9 s.", task="local_caption", start_seconds=1.0, end_seconds=9.0
+        ),
         example(media / "picture.png", "picture", clip={"start_seconds": 0.0, "end_seconds": 1.0}),
     ]
     for decode in (False, True):
@@ -156,8 +159,61 @@ def test_problems_between_items(media):
 
 def test_empty_texts(media):
     blank = example(media / "loud.mp4", target=" \n")
-    mute = example(media / "mute.mp4", instruction="")
+    mute = example(media / "mute.mp4", task="qa", instruction="")
     assert kinds(check_examples([blank, mute], workers=0)) == [("empty_text", "loud.mp4"), ("empty_text", "mute.mp4")]
+
+
+def test_no_instruction_is_the_models_own(media, tiny_model_folder):
+    own = load_model(str(tiny_model_folder), device="meta").model.default_instruction
+    examples = [
+        example(media / "loud.mp4", "none", instruction=""),
+        example(media / "loud.mp4", "own", instruction=own),
+    ]
+    pairs = [pair(media / "loud.mp4", instruction="")]
+    assert check_examples([*examples, *pairs], workers=0).problems == ()
+    report = check_examples(examples, model=str(tiny_model_folder), workers=0)
+    assert report.num_broken == 0
+    assert report.lengths["prompt_tokens"].smallest == report.lengths["prompt_tokens"].largest
+    # White space is neither an instruction nor none.
+    blank = example(media / "loud.mp4", instruction=" ")
+    assert kinds(check_examples([blank], workers=0)) == [("empty_text", "loud.mp4")]
+
+
+def test_a_local_caption_names_its_interval(media):
+    """Two seconds of video; intervals are on the file's timeline, questions count from the start of the clip."""
+    path, cut = media / "loud.mp4", {"start_seconds": 0.5, "end_seconds": 1.5}
+
+    def local(
+        name: str, instruction: str, interval: tuple[float, float] | None = (1.0, 2.0), **clip
+    ) -> TrainingExample:
+        start, end = interval or (None, None)
+        changes = {"task": "local_caption", "start_seconds": start, "end_seconds": end, "clip": clip}
+        return example(path, name, instruction=instruction, **changes)
+
+    examples = [
+        local("named", "Describe the video from 1 to 2 seconds."),
+        local("clock", "What happens between 0:01 and 0:02?"),
+        local("from the cut", "Describe 0.5 to 1 seconds.", (1.0, 1.5), **cut),
+        local("cut to it", "Describe.", (0.5, 1.5), **cut),
+        local("cut", "", None, **cut),
+        local("read from the question", "Describe the video from 1 to 2 seconds.", None),
+        local("unnamed", "Describe the end."),
+        local("other", "Describe the video from 0 to 1 seconds."),
+        local("of the file", "Describe 11 to 12 seconds.", (1.0, 1.5), **cut),
+        local("model's own", ""),
+        local("nowhere", "Describe a part.", None),
+    ]
+    report = check_examples(examples, workers=0)
+    wrong = ("unnamed", "other", "of the file", "model's own", "nowhere")
+    assert kinds(report) == [("interval_unnamed", name) for name in wrong]
+    assert report.num_broken == 0
+    messages = [problem.message for problem in report.problems]
+    assert (
+        messages[0]
+        == "the caption is of 1 to 2 seconds of the clip, which the question does not say: 'Describe the end.'"
+    )
+    assert messages[2].startswith("the caption is of 0.5 to 1 seconds of the clip, which")
+    assert messages[4] == "neither the item nor its question says which seconds it is of"
 
 
 def pair(path: Path, **changes) -> PreferencePair:
@@ -186,7 +242,6 @@ def test_pairs_and_rejected_items_are_in_the_report(media):
 
 def test_token_budgets_are_those_of_the_model(media, tiny_model_folder):
     from avocet.media import open_clip
-    from avocet.models.registry import load_model
 
     name = str(tiny_model_folder)
     examples = [

@@ -93,7 +93,8 @@ def test_convert_says_what_it_left_out(files, tmp_path, capsys):
         (["check", "x"], "no such file"),
     ],
 )
-def test_wrong_usage(arguments, message):
+def test_wrong_usage(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         main(arguments)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_files import require
 
 from avocet.errors import ConfigError, RecordError
 from avocet.records import ClipRef
@@ -54,6 +54,19 @@ def test_one_preference_item_decides_for_the_whole_file(tmp_path, dumper):
     assert recognise(dumper(tmp_path / "a.json", [plain, PLUS_PAIR])) == "plus"
     # The placeholders of plus do not outweigh the roles of v1.
     assert recognise(dumper(tmp_path / "b.json", [plain, V1_PAIR])) == "v1"
+
+
+def test_one_odd_item_does_not_take_the_sound_of_the_others(tmp_path, dumper):
+    """`timestamps` is a sign of v1, where sound is a field of its own; `use_audio` still says what it says."""
+    items = [
+        talk("human: <video>\nWhat?", "gpt: This.", use_audio=True),
+        talk("human: <video>\nWhat?", "gpt: That.", timestamps=[1, 2]),
+        talk("human: <video>\nWhat?", "gpt: These.", use_audio=False, audio="a.wav"),
+    ]
+    path = dumper(tmp_path / "mixed.json", items)
+    data = read_examples(path)
+    assert data.formats == {str(path): "v1"}
+    assert [audio_policy(one.clip) for one in data.examples] == ["require", "ignore", "ignore"]
 
 
 @pytest.mark.parametrize(
@@ -208,11 +221,9 @@ def test_where_relative_paths_begin(tmp_path, dumper):
         read_examples(path, media_root=tmp_path / "none")
 
 
-def test_the_released_test_set_is_read_whole():
-    folder = Path(os.environ.get("AVOCET_BENCHMARK_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
-    path = folder / "video_salmonn2_test.json"
-    if not path.is_file():
-        pytest.skip("needs the released test set; set AVOCET_BENCHMARK_DATA")
+def test_the_released_test_set_is_read_whole(benchmark_data: Path):
+    path = benchmark_data / "video_salmonn2_test.json"
+    require(path.is_file(), path)
     data = read_examples(path)
     assert (len(data.examples), data.rejected) == (483, ())
     assert all(one.events and one.task == "caption" for one in data.examples)

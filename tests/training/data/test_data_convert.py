@@ -86,7 +86,8 @@ def test_the_role_gpt_is_written_with_the_meaning_of_each_format(tmp_path):
 def test_swift_and_llava(tmp_path):
     data = without_sound_files(PLAIN)
     report = convert_examples(data, "ms_swift", tmp_path / "x.jsonl")
-    assert report.lost == {"whether the sound is used": 3, "ground truth": 1}
+    assert report.lost == {"whether the sound is used": 2}
+    assert report.kept == {"whether the sound is used": 1, "ground truth": 1}
     first = json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])
     assert first == {
         "id": "a",
@@ -114,17 +115,16 @@ def test_what_is_lost_is_listed(tmp_path):
         end_seconds=2.0,
     )
     data = ExampleSet(examples=(rich,), pairs=(pair(round=2, chosen_metrics={"total": 0.1}),))
-    lost = convert_examples(data, "plus", tmp_path / "p.json").lost
-    assert lost == {
+    report = convert_examples(data, "plus", tmp_path / "p.json")
+    assert report.lost == {
         "events": 1,
         "checklist": 1,
         "dialogue": 1,
         "interval of the local caption": 1,
         "meta of the clip": 1,
         "sound where there is some: plus knows only with and without, 'with' is written": 1,
-        "metrics": 1,
-        "round": 1,
     }
+    assert report.kept == {"metrics": 1, "round": 1}
     assert convert_examples(data, "native", tmp_path / "n.jsonl").lost == {}
     assert read_examples(tmp_path / "n.jsonl").examples == (rich,)
 

@@ -343,7 +343,12 @@ def test_the_command_and_training_on_its_files(
     assert "skipped: clip-0: the question has no words" in capsys.readouterr().out
     out.unlink()
     assert main([*command, "--instruction", "Describe the video."]) == 0
-    assert f"{out}: 0 examples and 3 pairs as {READ_AS[format]}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{out}: 0 examples and 3 pairs as {READ_AS[format]}" in said
+    assert "in 3, trainers do not see (the field 'avocet' keeps it): metrics" in said
+    lost = [line for line in said.splitlines() if line.startswith("lost")]
+    assert all("sound: v1 reads it only from separate files" in line for line in lost)
+    assert bool(lost) == (format == "v1")
     assert read_examples(out).pairs == asked
     expected = train(given, tiny_model_folder, tmp_path / "ours")
     assert train(out, tiny_model_folder, tmp_path / "theirs") == expected

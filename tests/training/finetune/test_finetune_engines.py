@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from avocet.errors import ConfigError, MissingExtraError
+from avocet.training.data import DataSource
 from avocet.training.finetune import BatchSettings, FineTuneOptimizer, LoraSettings
 from avocet.training.finetune.engine import Engine
 from avocet.training.finetune.loop import fine_tune
 
 OPTIMIZER = FineTuneOptimizer(learning_rate=1e-3, weight_decay=0.01)
-PORT = {"ddp": 29621, "fsdp2": 29622, "deepspeed:2": 29623, "resumed": 29624, "adapter": 29625}
+PORT = {"ddp": 29621, "fsdp2": 29622, "deepspeed:2": 29623, "resumed": 29624, "adapter": 29625, "sound": 29626}
 has_deepspeed = importlib.util.find_spec("deepspeed") is not None
 
 
@@ -89,6 +90,29 @@ def test_an_adapter_learns_under_sharding_in_bfloat16(
     assert result.returncode == 0, result.stderr[-2000:]
     for (step, ours), (_, theirs) in zip(losses(tmp_path / "sft"), expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-2), step
+
+
+def test_sharded_processes_may_differ_in_whether_their_clip_has_sound(
+    make_stage, staged, tmp_path, losses, write_recipe, run_processes
+) -> None:
+    """Without sound the aligner is not run, and nothing that enters the frozen decoder would need a gradient."""
+    lines = (staged / "train.jsonl").read_text().splitlines()
+    data = staged / "sound_and_none.jsonl"
+    data.write_text(f"{lines[0]}\n{lines[2]}\n")
+    config = make_stage(
+        "paper",
+        sources=(DataSource(path=str(data)),),
+        batch=BatchSettings(max_examples=2),
+        gradient_checkpointing=False,
+    )
+    expected = losses(fine_tune(config, tmp_path / "alone"))
+    recipe = write_recipe(tmp_path / "recipe.py", config)
+    arguments = ("sft", str(recipe), "--run-dir", str(tmp_path), "--engine", "fsdp2")
+    result = run_processes(2, PORT["sound"], *arguments)
+    assert result.returncode == 0, result.stderr[-2000:]
+    # Dropout is drawn anew on every process.
+    for (step, ours), (_, theirs) in zip(losses(tmp_path / "sft"), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=0.05), step
 
 
 @pytest.mark.skipif(not has_deepspeed, reason="DeepSpeed is not installed")

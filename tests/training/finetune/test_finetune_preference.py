@@ -17,6 +17,7 @@ from avocet.training.data import DataSource
 from avocet.training.finetune import BatchSettings, FineTuneOptimizer
 from avocet.training.finetune.config import PreferenceSettings
 from avocet.training.finetune.inputs import BatchReader, read_stage_data
+from avocet.training.finetune.lessons import GuidedPlan
 from avocet.training.finetune.loop import fine_tune, put_weights, with_reference
 from avocet.training.finetune.module import Item, MicroBatch
 from avocet.training.finetune.preference import REFERENCE_FILE, GuidedDpo
@@ -184,6 +185,63 @@ def test_variants(settings, columns, make_dpo, tmp_path) -> None:
     assert lines[0]["examples"] == (6 if settings.ground_truth == "random" else 3)
     guide = lines[0].get("mean/guide", 0.0)
     assert lines[0]["loss"] == pytest.approx(lines[0]["mean/dpo"] + settings.guide_weight * guide)
+
+
+def test_guides_of_other_clips_come_beside_the_pairs_of_a_step(make_dpo, tmp_path) -> None:
+    """`max_examples` is pairs; each comes with one ground truth, which is that of another clip, and all serve alike."""
+    config = make_dpo(
+        "paper",
+        preference=PreferenceSettings(ground_truth="random"),
+        batch=BatchSettings(max_examples=2, micro_examples=1),
+    )
+    model = load_model(config.model, device="cpu", dtype="float32").model
+    data = read_stage_data(config.sources, config, model, tmp_path)
+    plan = data.plan(config, 1)
+    assert plan.steps_per_epoch == 2  # three pairs, two at a time
+    pairs, guides = [], []
+    for step in range(2):
+        batch = plan.global_batch(step)
+        own = [place for place in batch if place in data.lessons.pairs]
+        beside = [place for place in batch if place in data.lessons.guides]
+        assert len(own) == len(beside) == len(batch) / 2
+        assert sorted(plan.batch(step)[0]) == sorted(batch)
+        clips = [[data.examples[place].clip.id for place in places] for places in (own, beside)]
+        assert all(a != b for a, b in zip(*clips, strict=True))
+        pairs += own
+        guides += beside
+    assert (sorted(pairs), sorted(guides)) == ([0, 1, 2], [3, 4, 5])
+    folder = fine_tune(config, tmp_path)
+    examples = sorted(line["examples"] for line in read_metrics(folder / METRICS_FILE) if "loss" in line)
+    assert examples[-1] == 4
+
+
+def test_limits_of_tokens_count_a_pair_with_its_guide() -> None:
+    # Pairs 0 and 1 of 10 and 20 tokens, guided by 3 (8) and 2 (5); 4 is an example for itself.
+    plan = GuidedPlan([10, 20, 5, 8, 30], {0: 3, 1: 2}, [1.0] * 5, max_examples=8, max_tokens=60, seed=0)
+    # Together 18, 25 and 30 tokens; padded to the longest, two of them fit into 60.
+    assert plan.steps_per_epoch == 2
+    for epoch in range(5):
+        first, second = (sorted(plan.global_batch(2 * epoch + step)) for step in range(2))
+        assert sorted([*first, *second]) == [0, 1, 2, 3, 4]
+        assert all((0 in batch) == (3 in batch) and (1 in batch) == (2 in batch) for batch in (first, second))
+    assert plan.micro_batches((1, 2, 4), max_examples=3, max_tokens=60) == ((4, 1), (2,))
+
+
+def test_pairs_of_one_clip_have_no_ground_truth_of_others(make_dpo, pairs_file, tmp_path) -> None:
+    one, two, three = pairs_file.read_text().splitlines()
+    again = json.dumps({**json.loads(one), "chosen": "Another caption."})
+    pairs_file.write_text("\n".join([one, again, two]) + "\n")
+    config = make_dpo("paper", preference=PreferenceSettings(ground_truth="random"))
+    model = load_model(config.model, device="cpu", dtype="float32").model
+    data = read_stage_data(config.sources, config, model, tmp_path / "a")
+    with pytest.raises(ConfigError, match="2 of 3 pairs are of one clip"):
+        data.plan(config, 1)
+    pairs_file.write_text("\n".join([one, again, two, three]) + "\n")
+    data = read_stage_data(config.sources, config, model, tmp_path / "b")
+    found = data.lessons.guide_of(config.seed)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert sorted(found.values()) == [4, 5, 6, 7]
+    assert all(data.examples[pair].clip.id != data.examples[guide].clip.id for pair, guide in found.items())
 
 
 def test_other_examples_are_trained_on_as_in_sft(staged, make_dpo, pairs_file, tmp_path) -> None:

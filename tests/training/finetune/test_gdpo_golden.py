@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from shared_files import golden_folder, require
 
 from avocet.models.interface import Prompt
 from avocet.models.layout import AUDIO, VISUAL, TokenPlan
@@ -30,12 +30,11 @@ from avocet.training.finetune.engine import Engine, StepResult
 from avocet.training.finetune.module import Item, MicroBatch, PairTokens
 from avocet.training.finetune.preference import REFERENCE_FILE, GuidedDpo, score_reference
 
-GOLDEN = Path(os.environ.get("AVOCET_GOLDEN_DIR", Path(__file__).resolve().parents[4] / "shared" / "golden"))
-FOLDER = GOLDEN / "salmonn2"
+FOLDER = golden_folder()
 GDPO = FOLDER / "gdpo"
+PLUS_RUNS = sorted(path.parent for path in GDPO.glob("*/adapter"))
+V1_RUNS = sorted(path.parent for path in GDPO.glob("*/lora.safetensors"))
 TOLERANCE = 1e-5
-
-pytestmark = pytest.mark.skipif(not GDPO.is_dir(), reason=f"no reference values in {GDPO}")
 
 Arrays = dict[str, np.ndarray]
 
@@ -130,8 +129,9 @@ def plus_item(model: Any, stored: Arrays, folder: Path, monkeypatch: pytest.Monk
     return referenced(model, plus_prompt(model, stored, prompts[0], monkeypatch), answers, folder)
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in GDPO.glob("*/adapter")), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", PLUS_RUNS or [GDPO], ids=lambda path: path.name)
 def test_golden_stage_of_plus(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require(PLUS_RUNS, GDPO)
     stored, settings = values(folder)
     model: Any = load_checkpoint(FOLDER / "plus" / "model")
     item = plus_item(model, stored, tmp_path, monkeypatch)
@@ -168,18 +168,21 @@ def released_name(name: str) -> str | None:
     return f"decoder.{inner}" if ".lora_" in inner else our_name(inner)
 
 
-def test_golden_rewards_are_zero_with_the_adapter_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folder", PLUS_RUNS or [GDPO], ids=lambda path: path.name)
+def test_golden_rewards_are_zero_with_the_adapter_off(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Policy and reference are then one model: the loss is log 2 and the released cross-entropy of the reference."""
-    for folder in sorted(path.parent for path in GDPO.glob("*/adapter")):
-        stored, settings = values(folder)
-        model: Any = load_checkpoint(FOLDER / "plus" / "model")
-        item = plus_item(model, stored, tmp_path / folder.name, monkeypatch)
-        model.requires_grad_(False)
-        names = ["audio.projection.weight"]
-        model.get_parameter(names[0]).requires_grad_(True)
-        result = engine_step(model, [item], names, settings["beta"], settings["ce_weight"])
-        check(result.figures["dpo"], np.log(2))
-        check(result.figures["guide"], stored["ce_loss_gt_reference"])
+    require(PLUS_RUNS, GDPO)
+    stored, settings = values(folder)
+    model: Any = load_checkpoint(FOLDER / "plus" / "model")
+    item = plus_item(model, stored, tmp_path, monkeypatch)
+    model.requires_grad_(False)
+    names = ["audio.projection.weight"]
+    model.get_parameter(names[0]).requires_grad_(True)
+    result = engine_step(model, [item], names, settings["beta"], settings["ce_weight"])
+    check(result.figures["dpo"], np.log(2))
+    check(result.figures["guide"], stored["ce_loss_gt_reference"])
 
 
 # video-SALMONN 2 (v1): LoRA alone, and role markers of the prompt among the released targets.
@@ -242,10 +245,9 @@ def marker_log_prob(model: Any, prompt: Prompt, ids: np.ndarray, labels: np.ndar
     return sum(float(log_probs[place - 1, labels[at]]) for at, place in zip(targets, places, strict=True)), len(targets)
 
 
-@pytest.mark.parametrize(
-    "folder", sorted(path.parent for path in GDPO.glob("*/lora.safetensors")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("folder", V1_RUNS or [GDPO], ids=lambda path: path.name)
 def test_golden_stage_of_v1(folder: Path, tmp_path: Path) -> None:
+    require(V1_RUNS, GDPO)
     stored, settings = values(folder)
     model = load_v1()
     sequences = [(stored[f"input_ids_{role}"], stored[f"labels_{role}"]) for role in ("chosen", "rejected", "gt")]
@@ -292,14 +294,10 @@ class Fixed(torch.nn.Module):
         return type("Decoder", (), {"backbone": self})
 
 
-def arithmetic() -> list[dict[str, Any]]:
-    path = GDPO / "gdpo_arithmetic.json"
-    return json.loads(path.read_text(encoding="utf-8"))["cases"] if path.is_file() else []
-
-
 def test_golden_arithmetic_of_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = arithmetic()
-    assert cases
+    path = GDPO / "gdpo_arithmetic.json"
+    require(path.is_file(), path)
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     names = ("policy_chosen", "policy_rejected", "policy_gt")
     scores = [[torch.tensor(case[name], dtype=torch.float64) for name in names] for case in cases]
     monkeypatch.setattr("avocet.training.finetune.preference.score_shared", lambda *_, **__: scores)

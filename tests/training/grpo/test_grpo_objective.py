@@ -204,8 +204,14 @@ def plan(**changes: Any) -> Grpo:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"group_size": 1}, "group_size must be >= 2"),
-        ({"updates_per_batch": 0}, "updates_per_batch >= 1"),
+        ({"group_size": 1}, "group_size must be a whole number >= 2, got 1"),
+        ({"group_size": 2.5}, "group_size must be a whole number >= 2, got 2.5"),
+        ({"updates_per_batch": 1.5}, "updates_per_batch must be a whole number >= 1, got 1.5"),
+        ({"batch": BatchSettings(max_examples=0)}, "max_examples must be a whole number >= 1, got 0"),
+        ({"max_idle_steps": -1}, "max_idle_steps must be a whole number >= 0, got -1"),
+        ({"length_soft": 5000}, "length_soft < length_hard must hold, got 5000 and 4096"),
+        ({"mismatch_limit": float("nan")}, "mismatch_limit and log_ratio_limit must be > 0"),
+        ({"log_ratio_limit": 0.0}, "mismatch_limit and log_ratio_limit must be > 0"),
         ({"sampling": Sampling()}, "a group of greedy captions is one caption"),
         ({"rewards": {}}, "rewards name at least one"),
         ({"overlap": "later"}, "'later' is none of within, next"),
@@ -222,9 +228,20 @@ def test_settings_of_the_objective_are_checked() -> None:
         PolicySettings(variant="ppo")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"clip_low must lie in \(0, 1\)"):
         PolicySettings(clip_low=1.0)
+    for changes in ({"clip_high": 0.0}, {"clip_high": math.inf}, {"kl_weight": math.nan}, {"kl_weight": math.inf}):
+        with pytest.raises(ConfigError, match=r"clip_high be a number > 0 and kl_weight a number >= 0"):
+            PolicySettings(**changes)
     assert PolicySettings(clip_high=0.28).clip == (0.2, 0.28)
     assert dataclasses.replace(plan(), overlap="next").needs_old
     assert not plan().needs_old
+
+
+def test_a_length_that_no_caption_can_reach_is_pointed_out() -> None:
+    assert plan().notices == ()
+    short = Sampling(temperature=1.0, max_new_tokens=1024)
+    [notice] = plan(sampling=short).notices
+    assert "no caption can reach length_hard, 4096 tokens, since max_new_tokens is 1024" in notice
+    assert plan(sampling=short, rewards={"checklist": 1.0}).notices == ()
 
 
 def test_the_plan_is_a_stage_that_is_exported(tmp_path: Path) -> None:

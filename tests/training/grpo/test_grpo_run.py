@@ -3,122 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from vowels import Interrupted, assert_same, figures, read_lines, rubric, worth
 
 from avocet.cli import main
-from avocet.errors import AvocetError, ConfigError
-from avocet.records import Sampling
-from avocet.rewards.rubric import RewardItem, Rubric, Unscored, WeightedReward
-from avocet.theatre.language import reference_caption
-from avocet.theatre.script import make_script
-from avocet.theatre.stage import stage
-from avocet.training.checkpoints import checkpoints
-from avocet.training.data import DataSource
-from avocet.training.finetune import BatchSettings, FineTuneOptimizer, LoraSettings, ReadSettings
+from avocet.errors import ConfigError
+from avocet.training.finetune import BatchSettings
 from avocet.training.finetune.watch import METRICS_FILE, read_metrics
 from avocet.training.grpo.config import Grpo, PolicySettings
-from avocet.training.grpo.driver import dry_run, run_grpo
-
-
-class Interrupted(AvocetError):
-    """Stands for a kill."""
-
-
-class VowelReward:
-    """Share of the letters a and e; fails on request, stops on request."""
-
-    name = "vowels"
-
-    def __init__(self, *, fails: Sequence[str] = (), stop_at: int | None = None, constant: bool = False) -> None:
-        self.fails, self.stop_at, self.constant = fails, stop_at, constant
-        self.asked: Counter[str] = Counter()
-
-    async def score(self, items: Sequence[RewardItem]) -> list[float | Unscored]:
-        found: list[float | Unscored] = []
-        for item in items:
-            if self.stop_at is not None and sum(self.asked.values()) >= self.stop_at:
-                raise Interrupted("stop")
-            self.asked[item.clip_id] += 1
-            if item.clip_id in self.fails:
-                found.append(Unscored(reason="no reply"))
-            elif self.constant:
-                found.append(0.5)
-            else:
-                found.append(sum(letter in "ae" for letter in item.text) / max(len(item.text), 1))
-        return found
-
-
-def rubric(**settings: Any) -> tuple[Rubric, VowelReward]:
-    reward = VowelReward(**settings)
-    return Rubric([WeightedReward(reward=reward)]), reward
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("grpo-clips")
-    lines = []
-    for seed in range(4):
-        script = make_script(seed, 1)
-        stage(script, folder / f"{seed}.mp4")
-        clip = {"id": f"clip-{seed}", "path": f"{seed}.mp4", "meta": {"theatre": {"seed": seed, "level": 1}}}
-        example = {"clip": clip, "task": "caption", "instruction": "", "target": reference_caption(script)}
-        lines.append(json.dumps(example) + "\n")
-    (folder / "train.jsonl").write_text("".join(lines))
-    return folder
-
-
-@pytest.fixture
-def plan(clips: Path) -> Grpo:
-    return Grpo(
-        name="grpo",
-        model="nano",
-        sources=(DataSource(path=str(clips / "train.jsonl")),),
-        trainable=("audio_aligner",),
-        lora=LoraSettings(rank=4, alpha=8),
-        optimizer=FineTuneOptimizer(learning_rate=1e-3),
-        batch=BatchSettings(max_examples=2, micro_examples=1),
-        rewards={"vowels": 1.0},
-        group_size=3,
-        sampling=Sampling(temperature=1.0, max_new_tokens=12, repetition_guard="off"),
-        max_steps=4,
-        precision="float32",
-        read=ReadSettings(num_workers=0),
-        save_every=1,
-    )
-
-
-def figures(folder: Path) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(folder / METRICS_FILE) if "rollouts/groups" in line]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(checkpoints(folder)[-1][1] / "weights.safetensors")
-
-
-def assert_same(first: Path, second: Path) -> None:
-    ours, theirs = weights(first), weights(second)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+from avocet.training.grpo.driver import run_grpo
+from avocet.training.grpo.preview import dry_run
 
 
 @pytest.mark.parametrize(
@@ -178,10 +76,19 @@ def test_what_cannot_be_judged_is_dropped_and_counted(plan: Grpo, tmp_path: Path
     scores = {line["key"]: line["scores"] for line in read_lines(folder / "rewards.jsonl")}
     assert scores[first][0]["total"] is None
     assert scores[first][0]["reasons"] == {"vowels": "no reply"}
+    # What can teach nothing is not kept, so that a run that goes on asks again.
+    assert scores.keys() == {first}
     # The mean is that of the three that have a number, not of six with zeros.
-    numbers = [one["total"] for own in scores.values() for one in own if one["total"] is not None]
-    assert len(numbers) == 3
-    assert line["reward/total"] == pytest.approx(sum(numbers) / 3)
+    assert line["reward_n/total"] == line["reward_n/vowels"] == 3
+    texts = {line["key"]: [one["text"] for one in line["rollouts"]] for line in read_lines(folder / "rollouts.jsonl")}
+    numbers = [worth(text) for text in (texts[first][1], texts[first][2], texts[second][0])]
+    mean = sum(numbers) / 3
+    assert line["reward/total"] == pytest.approx(mean)
+    # The sample standard deviation, divided by the root of n.
+    variance = sum((number - mean) ** 2 for number in numbers) / 2
+    assert line["reward_error/vowels"] == pytest.approx((variance / 3) ** 0.5)
+    assert line["reward_failed/vowels"] == line["unscored/vowels: no reply"] == 3
+    assert line["reward_left_out/vowels"] == 0
 
 
 def test_groups_without_spread_move_nothing(plan: Grpo, tmp_path: Path) -> None:
@@ -210,7 +117,7 @@ def test_a_run_is_not_mixed_with_another(plan: Grpo, tmp_path: Path) -> None:
         run_grpo(plan, tmp_path, rubric()[0])
     with pytest.raises(ConfigError, match=r"started with other settings \(group_size changed\)"):
         run_grpo(dataclasses.replace(plan, group_size=4), tmp_path, rubric()[0], resume=True)
-    assert "finished: step 1" in dry_run(plan, tmp_path)
+    assert "finished: step 1" in dry_run(plan, tmp_path, rubric()[0], None)
 
 
 def test_an_engine_that_samples_from_another_policy_raises_the_alarm(plan: Grpo, tmp_path: Path) -> None:
@@ -250,10 +157,10 @@ def recipe():
 
 
 def test_from_the_command_line_with_the_exact_judge(
-    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    staged_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.py"
-    recipe.write_text(RECIPE.format(data=str(clips / "train.jsonl")))
+    recipe.write_text(RECIPE.format(data=str(staged_clips / "train.jsonl")))
     flags = ["--run-dir", str(tmp_path / "run")]
     assert main(["train", "grpo", str(recipe), "--judge", "exact", "--dry-run", *flags]) == 0
     assert (

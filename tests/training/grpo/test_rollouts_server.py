@@ -294,8 +294,7 @@ def test_rollouts_that_are_not_certain_are_rejected(
     engine = engine_of(server, model, tmp_path)
     engine.sync(WeightUpdate(version=0, model=model))
     server.change = lie
-    with pytest.raises(RolloutError, match=f"all 4 rollouts were rejected, so far for: {reason}"):
-        sample(engine, model, clips[:1])
+    assert sample(engine, model, clips[:1]) == [[]]
     assert engine.rejections == {reason: 4}
     assert not check_parity(engine, model, clips[:1]).passed
 

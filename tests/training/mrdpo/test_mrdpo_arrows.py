@@ -16,7 +16,7 @@ from avocet.records import ClipRef, Failure, Sampling, TrainingExample
 from avocet.theatre.language import local_script, reference_caption
 from avocet.theatre.script import make_script
 from avocet.theatre.stage import stage
-from avocet.training.finetune.config import ReadSettings
+from avocet.training.finetune.config import Broken, ReadSettings
 from avocet.training.finetune.inputs import ClipReader
 from avocet.training.mrdpo.records import Candidates, CaptionScore, SampledCaption, example_key
 from avocet.training.mrdpo.sampling import sample_captions
@@ -76,13 +76,21 @@ class TestSelection:
         assert pairs == []
         assert (report.num_no_winner, report.num_same, report.num_unscored) == (2, 1, 1)
         assert report.unscored_reasons == {"unreadable reply": 1}
+        assert (report.num_examples, report.num_failed) == (4, 0)
         assert report.mean_chosen_error is None
 
     def test_pairs_survive_the_file(self, tmp_path: Path) -> None:
         candidates = [Candidates(key="a", captions=captions("good \u2028 one", "bad"))]
         pairs, _ = select_pairs([example("a")], candidates, [[score(0.0), score(0.9)]], self.THRESHOLDS, 2)
         write_pairs(tmp_path / "pairs.jsonl", pairs)
-        assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+        here = [
+            dataclasses.replace(pair, clip=dataclasses.replace(pair.clip, path=str(Path.cwd() / "a.mp4")))
+            for pair in pairs
+        ]
+        assert read_pairs(tmp_path / "pairs.jsonl") == here
+        away = ClipRef(id="a", path="https://example.org/a.mp4")
+        write_pairs(tmp_path / "pairs.jsonl", [dataclasses.replace(pairs[0], clip=away)])
+        assert read_pairs(tmp_path / "pairs.jsonl")[0].clip == away
 
 
 class TestScoring:
@@ -130,6 +138,9 @@ class TestScoring:
         nothing = score(math.nan, reason="no reply: server down")
         assert not nothing.is_scored
         assert json.loads(nothing.to_json_line())["error_rate"] is None
+        back = CaptionScore.from_json(nothing.to_json_line())
+        assert not back.is_scored
+        assert (math.isnan(back.miss), back.hall, back.reason) == (True, 0.0, "no reply: server down")
 
 
 class TestSampling:
@@ -148,19 +159,25 @@ class TestSampling:
         return [*made, TrainingExample(clip=gone, task="caption", instruction="", target="none")]
 
     def sample(
-        self, folder: Path, examples: list[TrainingExample], path: Path, batch_size: int = 2
+        self,
+        folder: Path,
+        examples: list[TrainingExample],
+        path: Path,
+        batch_size: int = 2,
+        broken: Broken = "leave_out",
     ) -> tuple[list[Candidates], list[Failure]]:
-        model = load_model(str(folder), device="cpu").model
-        reader = ClipReader(model, ReadSettings(num_workers=0))
+        loaded = load_model(str(folder), device="cpu")
+        reader = ClipReader(loaded.model, ReadSettings(num_workers=0))
         try:
             return sample_captions(
-                model,
+                loaded,
                 reader,
                 examples,
                 path,
                 samples_per_clip=2,
                 sampling=self.SAMPLING,
                 batch_size=batch_size,
+                broken=broken,
             )
         finally:
             reader.close()
@@ -176,19 +193,36 @@ class TestSampling:
         parts, _ = self.sample(tiny_model_folder, examples, tmp_path / "parts.jsonl", batch_size=1)
         assert parts == whole
 
+    def test_clips_that_cannot_be_read_stop_it_or_are_listed(
+        self, tiny_model_folder: Path, examples: list[TrainingExample], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "samples.jsonl"
+        with pytest.raises(ConfigError, match=r"1 clips cannot be read: .*gone.mp4: .*what was sampled is kept"):
+            self.sample(tiny_model_folder, examples, path, broken="stop")
+        assert len(path.read_text().splitlines()) == 2  # of the batch before
+        self.sample(tiny_model_folder, examples, path)
+        (line,) = (tmp_path / "samples.failed.jsonl").read_text().splitlines()
+        assert Failure.from_json(line).clip_id == "gone"
+        # Repaired, or taken out: there is nothing to list any more.
+        self.sample(tiny_model_folder, examples[:3], path, broken="stop")
+        assert not (tmp_path / "samples.failed.jsonl").exists()
+
     def test_other_settings_are_refused(
         self, tiny_model_folder: Path, examples: list[TrainingExample], tmp_path: Path
     ) -> None:
         path = tmp_path / "samples.jsonl"
         self.sample(tiny_model_folder, examples[:1], path)
-        model = load_model(str(tiny_model_folder), device="cpu").model
-        reader = ClipReader(model, ReadSettings(num_workers=0))
+        loaded = load_model(str(tiny_model_folder), device="cpu")
+        reader = ClipReader(loaded.model, ReadSettings(num_workers=0))
         with pytest.raises(ConfigError, match="sampled with"):
-            sample_captions(model, reader, examples, path, samples_per_clip=3, sampling=self.SAMPLING)
+            sample_captions(loaded, reader, examples, path, samples_per_clip=3, sampling=self.SAMPLING)
         with pytest.raises(ConfigError, match="temperature > 0"):
-            sample_captions(model, reader, examples, path, samples_per_clip=2, sampling=Sampling())
+            sample_captions(loaded, reader, examples, path, samples_per_clip=2, sampling=Sampling())
+        other = dataclasses.replace(loaded, revision="0123456789ab")
+        with pytest.raises(ConfigError, match=r"sampled with .* this run has .*'revision': '0123456789ab'"):
+            sample_captions(other, reader, examples, path, samples_per_clip=2, sampling=self.SAMPLING)
         with pytest.raises(ConfigError, match="same clip and interval"):
-            sample_captions(model, reader, examples[:1] * 2, path, samples_per_clip=2, sampling=self.SAMPLING)
+            sample_captions(loaded, reader, examples[:1] * 2, path, samples_per_clip=2, sampling=self.SAMPLING)
         reader.close()
 
     def test_keys_tell_intervals_apart(self) -> None:

@@ -25,9 +25,15 @@ if TYPE_CHECKING:
         annotation_steps,
         front_steps,
         pipeline_steps,
+        plan_notes,
     )
     from avocet.curation.pipelines.run import RunRecord, last_manifest, run_steps
-    from avocet.curation.pipelines.text_filters import CaptionFilter, GenericSpeechFilter, TranscriptFilter
+    from avocet.curation.pipelines.text_filters import (
+        CaptionFilter,
+        GenericSpeechFilter,
+        LocalFilter,
+        TranscriptFilter,
+    )
     from avocet.curation.pipelines.verify import ContradictionCheck, DialogueCheck, SoundCheck
 
 _HOMES = MappingProxyType(
@@ -38,10 +44,11 @@ _HOMES = MappingProxyType(
         **dict.fromkeys(("PreviewTeachers", "preview_pipeline"), "dry_run"),
         **dict.fromkeys(("FuseSegmentsStage", "FuseSentencesStage"), "fuse"),
         **dict.fromkeys(
-            ("ANNOTATIONS", "PipelineSettings", "annotation_steps", "front_steps", "pipeline_steps"), "plan"
+            ("ANNOTATIONS", "PipelineSettings", "annotation_steps", "front_steps", "pipeline_steps", "plan_notes"),
+            "plan",
         ),
         **dict.fromkeys(("RunRecord", "last_manifest", "run_steps"), "run"),
-        **dict.fromkeys(("CaptionFilter", "GenericSpeechFilter", "TranscriptFilter"), "text_filters"),
+        **dict.fromkeys(("CaptionFilter", "GenericSpeechFilter", "LocalFilter", "TranscriptFilter"), "text_filters"),
         **dict.fromkeys(("ContradictionCheck", "DialogueCheck", "SoundCheck"), "verify"),
     }
 )
@@ -60,6 +67,7 @@ __all__ = [
     "FuseSegmentsStage",
     "FuseSentencesStage",
     "GenericSpeechFilter",
+    "LocalFilter",
     "LocalStage",
     "PipelineSettings",
     "PreviewTeachers",
@@ -71,6 +79,7 @@ __all__ = [
     "front_steps",
     "last_manifest",
     "pipeline_steps",
+    "plan_notes",
     "preview_pipeline",
     "run_steps",
 ]

@@ -81,8 +81,8 @@ class TeacherStage(Stage):
 
     Its version covers its settings, the versions of the teachers that it asks and of the prompts that it asks with.
     A clip's cost is that of all answers that led to its outcome, whenever they were bought, so that a run that was
-    killed and continued states the same. When a question gets no answer, the stage fails (unreadable media: drops), and
-    the answers to the questions before it are counted once it succeeds.
+    killed and continued states the same. When a question gets no answer, the stage fails, and the answers to the
+    questions before it are counted once it succeeds; what no other try can change drops the clip, with their cost.
     """
 
     teachers: TeacherSource = dataclasses.field(repr=False, compare=False)

@@ -104,7 +104,7 @@ class DialogueStage(AnnotateStage):
 
         def check(reply: DialogueReply) -> None:
             for line in reply.utterances:
-                if not _stands_in(line.text, caption):
+                if not stands_in(line.text, caption):
                     raise RecordError(f"the utterance {line.text!r:.80} does not stand in the caption")
 
         reply = asking.record("check", task, DialogueReply, check=check, tries=self.tries)
@@ -125,7 +125,7 @@ class QaStage(AnnotateStage):
     def annotate(self, clip: ManifestClip, caption: str, asking: Asking) -> dict[str, Any]:
         task = TeacherTask(prompt="qa", fields={"caption": caption, "num_questions": str(self.num_questions)})
         reply = asking.record("check", task, QaReply, tries=self.tries)
-        kept = [pair.to_dict() for pair in reply.pairs if _stands_in(pair.evidence, caption)]
+        kept = [pair.to_dict() for pair in reply.pairs if stands_in(pair.evidence, caption)]
         return {"pairs": kept, "num_without_evidence": len(reply.pairs) - len(kept)}
 
 
@@ -228,6 +228,7 @@ def _drawn_share(clip_id: str) -> float:
     return int.from_bytes(hashlib.sha256(f"local {clip_id}".encode()).digest()[:6], "big") / 2**48
 
 
-def _stands_in(passage: str, text: str) -> bool:
+def stands_in(passage: str, text: str) -> bool:
+    """Whether the words of a passage stand in a row in a text."""
     words = " ".join(words_of(passage))
     return bool(words) and f" {words} " in f" {' '.join(words_of(text))} "

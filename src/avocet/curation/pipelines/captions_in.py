@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avocet.curation.manifest import ManifestClip
 from avocet.errors import RecordError
-from avocet.records import Caption, ClipRef, TrainingExample
+from avocet.records import Caption, ClipRef, Record, TrainingExample
 
 CAPTION_STAGE = "caption"
 
@@ -25,27 +25,78 @@ def is_caption_file(path: str | os.PathLike[str]) -> bool:
     return isinstance(first, dict) and "stop_reason" in first and "clip_id" in first
 
 
-def read_captions(path: str | os.PathLike[str]) -> Iterator[TrainingExample]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeftOut(Record):
+    """A line of the input from which nothing is to be learned."""
+
+    where: str
+    """File and line."""
+    reason: str
+    """`unreadable`: no caption and no example; `empty`: a caption without text; `cut_off`, `repetition`: a caption
+    that its model did not end."""
+    detail: str
+    clip_id: str | None = None
+    text: str = ""
+    """Of the caption."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionsIn:
+    """What a file holds, every line of it."""
+
+    examples: tuple[TrainingExample, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def read_captions(path: str | os.PathLike[str], *, keep_cut_off: bool = False) -> CaptionsIn:
     """The captions of `avocet caption` as training examples; clips that could not be captioned are left out there.
 
-    Raises `RecordError` naming file and line.
+    Args:
+        keep_cut_off: also captions that reached the token limit or that the repetition guard ended.
     """
-    with Path(path).open(encoding="utf-8") as lines:
+    examples: list[TrainingExample] = []
+    left_out: list[LeftOut] = []
+    with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            try:
-                caption = Caption.from_json(line)
-            except RecordError as error:
-                raise RecordError(f"{path}:{number}: {error}") from error
-            clip = ClipRef(
-                id=caption.clip_id,
-                path=caption.path,
-                start_seconds=caption.start_seconds,
-                end_seconds=caption.end_seconds,
-                meta={"captioner": f"{caption.model} {caption.revision}"},
-            )
-            yield TrainingExample(clip=clip, task="caption", instruction=caption.instruction, target=caption.text)
+            found = _read_line(line, f"{path}:{number}", keep_cut_off)
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+            else:
+                examples.append(found)
+    return CaptionsIn(examples=tuple(examples), left_out=tuple(left_out))
+
+
+def _read_line(line: bytes, where: str, keep_cut_off: bool) -> TrainingExample | LeftOut:
+    try:
+        caption = Caption.from_json(line.decode())
+    except (RecordError, UnicodeDecodeError) as error:
+        return LeftOut(where=where, reason="unreadable", detail=str(error))
+    fault = _fault(caption, keep_cut_off)
+    if fault is not None:
+        reason, detail = fault
+        return LeftOut(where=where, reason=reason, detail=detail, clip_id=caption.clip_id, text=caption.text)
+    clip = ClipRef(
+        id=caption.clip_id,
+        path=caption.path,
+        start_seconds=caption.start_seconds,
+        end_seconds=caption.end_seconds,
+        meta={"captioner": f"{caption.model} {caption.revision}"}
+        | ({} if caption.stop_reason == "end" else {"stop_reason": caption.stop_reason}),
+    )
+    return TrainingExample(clip=clip, task="caption", instruction=caption.instruction, target=caption.text)
+
+
+def _fault(caption: Caption, keep_cut_off: bool) -> tuple[str, str] | None:
+    """Why a caption is no target."""
+    if not caption.text.strip():
+        return "empty", "the caption is empty"
+    if caption.stop_reason == "end" or keep_cut_off:
+        return None
+    if caption.stop_reason == "length":
+        return "cut_off", f"the caption reached its limit of {caption.sampling.max_new_tokens} tokens"
+    return "repetition", f"the caption ran in a loop and was stopped after {caption.num_tokens} tokens"
 
 
 def caption_clips(examples: Sequence[TrainingExample]) -> Iterator[ManifestClip]:

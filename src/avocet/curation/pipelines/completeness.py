@@ -7,21 +7,21 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections import Counter
 from typing import Any, Protocol, cast
 
 from avocet.curation.manifest import ManifestClip
 from avocet.curation.outcomes import Cost, Dropped, Failed, Kept, Outcome
 from avocet.curation.pipelines._asking import text_of
 from avocet.curation.stage import Stage
-from avocet.curation.teachers.endpoint import LoopThread
+from avocet.curation.teachers.endpoint import LoopThread, reply_cost
 from avocet.errors import ConfigError
 from avocet.judging.client import JudgeClient
 from avocet.judging.completeness import KEPT_FROM_SCORE, CompletenessJudge, FusedCaption
-from avocet.judging.costs import Usage
 from avocet.judging.messages import CallParameters, ChatRequest, Reply
 from avocet.records import Verdict
 
-_usages: contextvars.ContextVar[list[Usage]] = contextvars.ContextVar("usages")
+_replies: contextvars.ContextVar[list[Reply]] = contextvars.ContextVar("replies")
 
 
 class FusionJudge(Protocol):
@@ -53,32 +53,33 @@ class ClientFusionJudge:
         return f"{self._judge.identity} {json.dumps(self._judge.parameters.to_dict(), sort_keys=True)}"
 
     def score(self, item: FusedCaption, run_index: int) -> tuple[Verdict, Cost]:
-        verdict, usages = self._loop.run(self._score(item, run_index))
-        return verdict, sum((self._cost(usage) for usage in usages), Cost())
+        verdict, replies = self._loop.run(self._score(item, run_index))
+        numbers: Counter[str] = Counter()
+        cost = Cost()
+        for reply in replies:
+            numbers[reply.key] += 1
+            cost += reply_cost(self._client, reply, numbers[reply.key])
+        return verdict, cost
 
     def close(self) -> None:
         """Close the connections; the loop stays."""
         self._loop.run(self._client.disconnect())
 
-    async def _score(self, item: FusedCaption, run_index: int) -> tuple[Verdict, list[Usage]]:
-        usages: list[Usage] = []
-        _usages.set(usages)  # of this task alone
-        return await self._judge.judge(item, run_index), usages
-
-    def _cost(self, usage: Usage) -> Cost:
-        usd = None if self._client.price is None else self._client.price.cost_usd(usage)
-        return Cost(usd=usd or 0.0, num_calls=1, num_unpriced=int(usd is None))
+    async def _score(self, item: FusedCaption, run_index: int) -> tuple[Verdict, list[Reply]]:
+        replies: list[Reply] = []
+        _replies.set(replies)  # of this task alone
+        return await self._judge.judge(item, run_index), replies
 
 
 class _CountingClient:
-    """A client that notes the usage of every reply for whoever asked for the verdict."""
+    """A client that notes every reply for whoever asked for the verdict."""
 
     def __init__(self, client: JudgeClient) -> None:
         self._client = client
 
     async def complete(self, request: ChatRequest) -> Reply:
         reply = await self._client.complete(request)
-        _usages.get().append(reply.usage)
+        _replies.get().append(reply)
         return reply
 
     def __getattr__(self, name: str) -> Any:
@@ -122,7 +123,8 @@ class CompletenessStage(Stage):
         item = FusedCaption(
             clip_id=clip.id,
             caption=text_of(clip, self.caption_of, self.name),
-            sources=tuple(text_of(clip, source, self.name) for source in self.sources),
+            # A clip without sound has no audio caption that could be left out.
+            sources=tuple(text for source in self.sources if (text := text_of(clip, source, self.name))),
         )
         cost, reason = Cost(), ""
         for run_index in range(self.tries):

@@ -9,7 +9,7 @@ from avocet.curation.manifest import ManifestClip
 from avocet.curation.outcomes import Kept, Outcome
 from avocet.curation.pipelines._asking import Asking, TeacherStage, clip_seconds, media_ref
 from avocet.curation.segments import SEGMENT_SECONDS, fixed_segments
-from avocet.curation.teachers import NO_SPEECH, Role, TeacherTask
+from avocet.curation.teachers import NO_SPEECH, Role, TeacherError, TeacherTask
 from avocet.errors import ConfigError
 
 Sense = Literal["visual", "audio", "asr"]
@@ -24,7 +24,8 @@ class DescribeStage(TeacherStage):
 
     Facts: segments, each with start_seconds and end_seconds (from the start of the clip) and text, "" where nobody
     speaks. A teacher of the picture gets frames only, one of the sound and a recogniser get the sound only: what one
-    sees does not leak into what the other hears.
+    sees does not leak into what the other hears. Without sound the clip is dropped (`no_sound`), or, with
+    `silence_is_empty`, the segment has the text "" and nobody is asked.
     """
 
     sense: Sense
@@ -32,6 +33,7 @@ class DescribeStage(TeacherStage):
     """None: the whole clip is one segment."""
     fps: float = 1.0
     """Frames per second for the teacher of the picture."""
+    silence_is_empty: bool = False
 
     def __post_init__(self) -> None:
         if self.sense not in _PROMPTS:
@@ -58,16 +60,25 @@ class DescribeStage(TeacherStage):
                 media="frames" if self.sense == "visual" else "sound",
                 fps=self.fps if self.sense == "visual" else None,
             )
-            text = asking.text(self.sense, task)
+            text = self._text(task, asking)
             begin = clip.start_seconds or 0.0
             segments.append(
                 {
                     "start_seconds": round(start - begin, _STEP_DIGITS),
                     "end_seconds": round(end - begin, _STEP_DIGITS),
-                    "text": "" if text.strip() == NO_SPEECH else text,
+                    "text": text,
                 }
             )
         return Kept(facts={"segments": segments}, cost=asking.cost)
+
+    def _text(self, task: TeacherTask, asking: Asking) -> str:
+        try:
+            text = asking.text(self.sense, task)
+        except TeacherError as error:
+            if self.silence_is_empty and error.reason == "no_sound":
+                return ""
+            raise
+        return "" if text.strip() == NO_SPEECH else text
 
     def _intervals(self, clip: ManifestClip) -> list[tuple[float, float]]:
         start, end = clip_seconds(clip, self.name)

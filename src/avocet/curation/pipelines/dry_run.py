@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from avocet.curation._stage_types import Progress
+from avocet.curation._stage_types import Progress, StageSummary
 from avocet.curation.manifest import ManifestClip, read_manifest
 from avocet.curation.outcomes import Cost
 from avocet.curation.pipelines._asking import TeacherSource, TeacherStage
@@ -97,21 +97,35 @@ def preview_pipeline(
     *,
     runner: StageRunner = run_stage,
     workers: int = 1,
+    max_attempts: int = 3,
     progress: Progress | None = None,
-) -> int:
-    """Run steps made with `PreviewTeachers`, and return how many clips would be asked about.
+) -> tuple[int, list[StageSummary]]:
+    """Run steps made with `PreviewTeachers`; arguments as in `run_steps`.
 
-    The first ones, up to the first that asks, write into `folder` as the real run will.
+    The first ones, up to the first that asks, write into `folder`. They are those of the real run, which goes on
+    behind them (`run_steps`, `gone_through`).
+
+    Returns:
+        How many clips would be asked about, and the summaries of the first steps.
     """
     first = next((place for place, step in enumerate(steps) if _asks(step)), len(steps))
+    front: list[StageSummary] = []
     if first:
-        run_steps(steps[:first], clips, folder, runner=runner, workers=workers, progress=progress)
+        front = run_steps(
+            steps[:first],
+            clips,
+            folder,
+            runner=runner,
+            workers=workers,
+            max_attempts=max_attempts,
+            progress=progress,
+        )
         clips = read_manifest(Path(folder) / STAGES_FOLDER / steps[first - 1].name / "clips.jsonl")
     asked = list(clips)
     if first < len(steps):
         with tempfile.TemporaryDirectory(prefix="avocet-dry-run-") as scratch:
-            run_steps(steps[first:], asked, scratch, workers=workers, retry_wait_seconds=0.0)
-    return len(asked)
+            run_steps(steps[first:], asked, scratch, workers=workers, max_attempts=1)
+    return len(asked), front
 
 
 def _asks(step: Step) -> bool:
@@ -131,6 +145,10 @@ class _PreviewTeacher:
     @property
     def version(self) -> str:
         return f"preview of {self._teacher.version}"
+
+    @property
+    def reads_texts(self) -> bool:
+        return self._teacher.reads_texts
 
     def ask(self, task: TeacherTask) -> Answer:
         try:

@@ -12,6 +12,9 @@ from avocet.curation.pipelines._asking import Asking, TeacherStage, facts_of, me
 from avocet.curation.teachers import Role, TeacherTask, segment_lines
 from avocet.errors import ConfigError
 
+_NOTHING_HEARD = "The video has no sound."
+"""In place of the audio caption of a clip without sound; no sentence that a fusion must keep."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FuseSegmentsStage(TeacherStage):
@@ -60,6 +63,7 @@ class FuseSentencesStage(TeacherStage):
     """Send the clip with its captions, as the paper does; without it the teacher orders them by their words alone."""
     fps: float = 1.0
     asks: ClassVar[tuple[tuple[Role, str], ...]] = (("fuse", "fuse_avocado"),)
+    revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.tries < 1 or not 0 < self.similarity <= 1:
@@ -79,7 +83,7 @@ class FuseSentencesStage(TeacherStage):
         sources = {name: text_of(clip, name, self.name) for name in ("visual", "audio")}
         task = TeacherTask(
             prompt="fuse_avocado",
-            fields={f"{name}_caption": text for name, text in sources.items()},
+            fields={f"{name}_caption": text or _NOTHING_HEARD for name, text in sources.items()},
             clip=media_ref(clip) if self.watch else None,
             media="both" if self.watch else "none",
             fps=self.fps if self.watch else None,

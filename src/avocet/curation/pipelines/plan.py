@@ -1,7 +1,8 @@
 """The pipelines as lists of stages, and what is set about them.
 
     front      probe, format, (shots), length, measure, picture, sound, duplicates: cost nothing
-    vs2        audio, generic_speech, asr, transcript, visual, caption, caption_filter, events, local, checks
+    vs2        audio, generic_speech, asr, transcript, visual, caption, caption_filter, events, local, local_filter,
+               checks
     avocado    visual, audio, caption, caption_filter, completeness, (asr), checklist, dialogue, qa, checks
     annotate   events, checklist, dialogue, qa: of captions that are there
 
@@ -11,6 +12,7 @@ What is cheap or drops much stands before what is dear.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
@@ -25,7 +27,7 @@ from avocet.curation.pipelines.annotate import ChecklistStage, DialogueStage, Ev
 from avocet.curation.pipelines.completeness import CompletenessStage, FusionJudge
 from avocet.curation.pipelines.describe import DescribeStage
 from avocet.curation.pipelines.fuse import FuseSegmentsStage, FuseSentencesStage
-from avocet.curation.pipelines.text_filters import CaptionFilter, GenericSpeechFilter, TranscriptFilter
+from avocet.curation.pipelines.text_filters import CaptionFilter, GenericSpeechFilter, LocalFilter, TranscriptFilter
 from avocet.curation.pipelines.verify import ContradictionCheck, DialogueCheck, SoundCheck
 from avocet.curation.segments import SEGMENT_SECONDS, ShotStage
 from avocet.curation.teachers import ROLES, Role
@@ -73,16 +75,17 @@ class PipelineSettings(Record):
     num_questions: int = 3
     """avocado: per clip; 0 leaves them out."""
     keep_all_sounds: bool = False
-    """Do not drop silent and static clips."""
+    """Do not drop silent and static clips. What has no sound at all has no audio caption and no transcript."""
 
     def __post_init__(self) -> None:
         if self.pipeline not in get_args(PipelineName):
             raise ConfigError(f"pipeline must be one of {', '.join(get_args(PipelineName))}, got {self.pipeline!r}")
         if not 0 <= self.min_completeness <= 5:
             raise ConfigError(f"min_completeness must be from 0 (no judge) to 5, got {self.min_completeness}")
-        if self.num_questions < 0 or self.local_seconds < 0:
+        if self.num_questions < 0 or not 0 <= self.local_seconds < math.inf:
             raise ConfigError(
-                f"num_questions and local_seconds must be >= 0, got {self.num_questions} and {self.local_seconds}"
+                "num_questions and local_seconds must be >= 0 and finite, got "
+                f"{self.num_questions} and {self.local_seconds}"
             )
 
     @property
@@ -125,6 +128,22 @@ def pipeline_steps(settings: PipelineSettings, teachers: TeacherSource, judge: F
     return [*front_steps(settings), *make(settings, teachers, judge)]
 
 
+def plan_notes(settings: PipelineSettings, teachers: TeacherSource) -> tuple[str, ...]:
+    """What `pipeline_steps` leaves out, because no teacher can do it, and what to bind for it."""
+    if settings.pipeline != "vs2" or not settings.local_seconds or _times_events(teachers):
+        return ()
+    visual = teachers["visual"].name
+    return (
+        f"no local captions: {visual} describes clips and cannot say when the events of a caption happen; for local "
+        "captions bind visual to MODEL@https://HOST/v1",
+    )
+
+
+def _times_events(teachers: TeacherSource) -> bool:
+    """Whether the teacher of the picture can be told which events to time."""
+    return teachers["visual"].reads_texts
+
+
 def front_steps(settings: PipelineSettings) -> list[Step]:
     """Those that need no teacher."""
     low, high = settings.lengths
@@ -155,19 +174,32 @@ def annotation_steps(
 
 def _vs2_steps(settings: PipelineSettings, teachers: TeacherSource, judge: FusionJudge | None) -> list[Step]:
     def describe(sense: Literal["visual", "audio", "asr"]) -> DescribeStage:
-        return DescribeStage(name=sense, sense=sense, teachers=teachers, segment_seconds=settings.segment_seconds)
+        return DescribeStage(
+            name=sense,
+            sense=sense,
+            teachers=teachers,
+            segment_seconds=settings.segment_seconds,
+            silence_is_empty=settings.keep_all_sounds,
+        )
 
     steps: list[Step] = [describe("audio"), GenericSpeechFilter(), describe("asr")]
     steps += [TranscriptFilter(rules=settings.transcript), describe("visual"), FuseSegmentsStage(teachers=teachers)]
     steps += [_caption_filter(settings), EventsStage(teachers=teachers)]
-    if settings.local_seconds:
-        steps.append(LocalStage(teachers=teachers, interval_seconds=settings.local_seconds))
+    if settings.local_seconds and _times_events(teachers):
+        steps += [LocalStage(teachers=teachers, interval_seconds=settings.local_seconds), _local_filter(settings)]
     return [*steps, *_checks(teachers, with_transcript=True)]
 
 
 def _avocado_steps(settings: PipelineSettings, teachers: TeacherSource, judge: FusionJudge | None) -> list[Step]:
     steps: list[Step] = [
-        DescribeStage(name=sense, sense=sense, teachers=teachers, segment_seconds=None) for sense in ("visual", "audio")
+        DescribeStage(
+            name=sense,
+            sense=sense,
+            teachers=teachers,
+            segment_seconds=None,
+            silence_is_empty=settings.keep_all_sounds,
+        )
+        for sense in ("visual", "audio")
     ]
     steps.append(FuseSentencesStage(teachers=teachers, tries=settings.fuse_tries, watch=settings.fuse_watching))
     steps.append(_caption_filter(settings))
@@ -181,7 +213,14 @@ def _avocado_steps(settings: PipelineSettings, teachers: TeacherSource, judge: F
     with_transcript = "asr" in teachers
     if with_transcript:
         steps.append(
-            DescribeStage(name="asr", sense="asr", teachers=teachers, segment_seconds=settings.segment_seconds)
+            # Nothing depends on it but a check, so a clip whose sound ends early stays.
+            DescribeStage(
+                name="asr",
+                sense="asr",
+                teachers=teachers,
+                segment_seconds=settings.segment_seconds,
+                silence_is_empty=True,
+            )
         )
     steps += [ChecklistStage(teachers=teachers), DialogueStage(teachers=teachers)]
     steps += [QaStage(teachers=teachers, num_questions=settings.num_questions)] if settings.num_questions else []
@@ -190,6 +229,14 @@ def _avocado_steps(settings: PipelineSettings, teachers: TeacherSource, judge: F
 
 def _caption_filter(settings: PipelineSettings) -> CaptionFilter:
     return CaptionFilter(
+        min_words=settings.min_caption_words,
+        max_words=settings.max_caption_words,
+        max_repetition=settings.max_repetition,
+    )
+
+
+def _local_filter(settings: PipelineSettings) -> LocalFilter:
+    return LocalFilter(
         min_words=settings.min_caption_words,
         max_words=settings.max_caption_words,
         max_repetition=settings.max_repetition,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from avocet.curation.checks import TranscriptRules, is_generic_speech, transcript_nonsense
 from avocet.curation.manifest import ManifestClip
@@ -41,15 +42,16 @@ class TextFilter(Stage):
 class GenericSpeechFilter(TextFilter):
     """Drops `generic_speech`: an audio caption says no more than that somebody speaks (appendix C).
 
-    One such segment is enough: all of them must pass.
+    One such segment is enough: all of them must pass. A segment without sound has no caption and passes.
     """
 
     name: str = "generic_speech"
     facts_of: str = "audio"
+    revision: ClassVar[int] = 2
 
     def judge(self, clip: ManifestClip) -> Dropped | None:
         for segment in facts_of(clip, self.facts_of, self.name)["segments"]:
-            if is_generic_speech(segment["text"]):
+            if segment["text"] and is_generic_speech(segment["text"]):
                 return Dropped(reason="generic_speech", detail=f"{_place(segment)}: {segment['text']}")
         return None
 
@@ -61,6 +63,7 @@ class TranscriptFilter(TextFilter):
     name: str = "transcript"
     facts_of: str = "asr"
     rules: TranscriptRules = dataclasses.field(default_factory=TranscriptRules)
+    revision: ClassVar[int] = 2
 
     def judge(self, clip: ManifestClip) -> Dropped | None:
         for segment in facts_of(clip, self.facts_of, self.name)["segments"]:
@@ -90,6 +93,7 @@ class CaptionFilter(TextFilter):
     max_repetition: float = 0.25
     """Repetition rate (words in phrases that come twice or more)."""
     allow_unnatural: bool = False
+    revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_words < self.max_words or not 0 <= self.max_repetition <= 1:
@@ -99,8 +103,11 @@ class CaptionFilter(TextFilter):
             )
 
     def judge(self, clip: ManifestClip) -> Dropped | None:
-        text = text_of(clip, self.facts_of, self.name)
-        count, rate = len(text.split()), repetition_rate(text)
+        return self.judge_text(text_of(clip, self.facts_of, self.name))
+
+    def judge_text(self, text: str) -> Dropped | None:
+        """Why a caption is none; None for a good one."""
+        count, rate = len(words_of(text)), repetition_rate(text)
         if count < self.min_words:
             return Dropped(reason="caption_too_short", detail=f"{count} words, at least {self.min_words}")
         if count > self.max_words:
@@ -111,6 +118,24 @@ class CaptionFilter(TextFilter):
         if found:
             return Dropped(reason="unnatural", detail=f"{found[0].kind}: {found[0].excerpt}")
         return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalFilter(CaptionFilter):
+    """The same for the local caption: one that does not pass is taken from its clip, which goes on without it.
+
+    Facts: left_out (the reason) and detail, where it was taken; none otherwise.
+    """
+
+    name: str = "local_filter"
+    facts_of: str = "local"
+
+    def process(self, clip: ManifestClip) -> Outcome:
+        local = facts_of(clip, self.facts_of, self.name).get("local")
+        fault = None if local is None else self.judge_text(str(local["text"]))
+        if fault is None:
+            return Kept()
+        return Kept(facts={"left_out": fault.reason, "detail": fault.detail}, forget=(f"{self.facts_of}.local",))
 
 
 def _place(segment: dict[str, float]) -> str:

@@ -12,11 +12,11 @@ from avocet.curation.checks import passage_error_rate, quoted_passages, word_err
 from avocet.curation.manifest import ManifestClip
 from avocet.curation.outcomes import Kept, Outcome
 from avocet.curation.pipelines._asking import Asking, facts_of, text_of
-from avocet.curation.pipelines.annotate import AnnotateStage
+from avocet.curation.pipelines.annotate import AnnotateStage, stands_in
 from avocet.curation.stage import Stage
 from avocet.curation.teachers import Role, TeacherTask
 from avocet.curation.teachers.replies import ContradictionReply, SoundNamesReply
-from avocet.errors import ConfigError
+from avocet.errors import ConfigError, RecordError
 from avocet.judging._words import words_of
 
 FLAGS = ("words_not_heard", "speech_not_told", "sound_not_heard", "sources_contradict")
@@ -30,7 +30,8 @@ class DialogueCheck(Stage):
 
     What is said is what `DialogueStage` found. Without it, it is what stands in quotation marks, but for what the
     caption of the picture quotes too: whoever sees frames only quotes writing.
-    Facts: word_error_rate (of all that is said, against the whole transcript), the worst utterance with its own error
+    Facts: word_error_rate (of all that is said, against the whole transcript; null where the caption or the transcript
+    has no words: `speech_not_told` says when it should have), the worst utterance with its own error
     rate (against the passage of the transcript that is most like it), and flags.
     """
 
@@ -40,6 +41,7 @@ class DialogueCheck(Stage):
     """Of an utterance; recognisers err too."""
     min_words: int = 4
     """Of a transcript that a caption should not leave out."""
+    revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_error <= 1 or self.min_words < 1:
@@ -60,9 +62,9 @@ class DialogueCheck(Stage):
         said = self._said(clip)
         errors = [(passage_error_rate(text, transcript), text) for text in said]
         worst = max(errors, default=(0.0, ""))
-        rate = word_error_rate(" ".join(said), transcript)
+        rate = word_error_rate(" ".join(said), transcript) if said else None
         flags = ["words_not_heard"] if worst[0] > self.max_error else []
-        flags += ["speech_not_told"] if not said and len(transcript.split()) >= self.min_words else []
+        flags += ["speech_not_told"] if not said and len(words_of(transcript)) >= self.min_words else []
         return Kept(
             facts={
                 "word_error_rate": None if rate is None else round(rate, 4),
@@ -85,9 +87,13 @@ class DialogueCheck(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoundCheck(AnnotateStage):
-    """The sounds that the caption names against the audio-only caption. Facts: not_heard, num_sounds, flags."""
+    """The sounds that the caption names against the audio-only caption. Facts: not_heard, num_sounds, flags.
+
+    An answer whose evidence does not stand in the audio caption is asked for anew.
+    """
 
     name: str = "sound_check"
+    revision: ClassVar[int] = 2
     asks: ClassVar[tuple[tuple[Role, str], ...]] = (("check", "sound_names"),)
 
     @property
@@ -95,9 +101,15 @@ class SoundCheck(AnnotateStage):
         return (self.caption_of, "audio")
 
     def annotate(self, clip: ManifestClip, caption: str, asking: Asking) -> dict[str, Any]:
-        fields = {"caption": caption, "audio_caption": text_of(clip, "audio", self.name)}
-        task = TeacherTask(prompt="sound_names", fields=fields)
-        reply = asking.record("check", task, SoundNamesReply, tries=self.tries)
+        heard = text_of(clip, "audio", self.name)
+        task = TeacherTask(prompt="sound_names", fields={"caption": caption, "audio_caption": heard})
+
+        def check(reply: SoundNamesReply) -> None:
+            for sound in reply.sounds:
+                if sound.heard and not stands_in(sound.evidence, heard):
+                    raise RecordError(f"the evidence {sound.evidence!r:.80} does not stand in the audio caption")
+
+        reply = asking.record("check", task, SoundNamesReply, check=check, tries=self.tries)
         not_heard = [sound.name for sound in reply.sounds if not sound.heard]
         flags = ["sound_not_heard"] if not_heard else []
         return {"not_heard": not_heard, "num_sounds": len(reply.sounds), "flags": flags}
@@ -105,7 +117,10 @@ class SoundCheck(AnnotateStage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ContradictionCheck(AnnotateStage):
-    """The captions of picture and sound against each other. Facts: contradictions, flags."""
+    """The captions of picture and sound against each other. Facts: contradictions, flags.
+
+    A clip without sound has nothing to contradict; nobody is asked.
+    """
 
     name: str = "contradiction_check"
     asks: ClassVar[tuple[tuple[Role, str], ...]] = (("check", "contradiction"),)
@@ -116,6 +131,8 @@ class ContradictionCheck(AnnotateStage):
 
     def annotate(self, clip: ManifestClip, caption: str, asking: Asking) -> dict[str, Any]:
         fields = {f"{name}_caption": text_of(clip, name, self.name) for name in ("visual", "audio")}
+        if not all(fields.values()):
+            return {"contradictions": [], "flags": []}
         task = TeacherTask(prompt="contradiction", fields=fields)
         reply = asking.record("check", task, ContradictionReply, tries=self.tries)
         flags = ["sources_contradict"] if reply.contradictions else []

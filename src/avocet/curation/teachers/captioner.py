@@ -67,6 +67,11 @@ class CaptionerTeacher:
         settings = [self.name, reading, self._captioner.options.to_dict(), self._sampling.to_dict(), asked]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def reads_texts(self) -> bool:
+        """See `Teacher.reads_texts`."""
+        return False
+
     def ask(self, task: TeacherTask) -> Answer:
         """See `Teacher.ask`. Raises `ConfigError` for questions about texts."""
         instruction = self._instruction(task)

@@ -33,6 +33,22 @@ _SHORTCOMINGS = MappingProxyType({"length": "cut_off", "content_filter": "withhe
 """Finish reason -> code; every other reply that is none is empty."""
 
 
+_KEY_DIGITS = 16
+"""Of the key of an answer that are kept with its cost: 64 bits tell a million answers apart."""
+
+
+def reply_cost(client: JudgeClient, reply: Reply, number: int = 1) -> Cost:
+    """What a reply cost when it was bought.
+
+    Args:
+        number: of those that were bought for the same question; an unreadable one is asked for anew.
+    """
+    usd = None if client.price is None else client.price.cost_usd(reply.usage)
+    # What is no whole reply is not kept, and is bought again by whoever asks again.
+    kept = client.cache is not None and reply.shortcoming is None
+    return Cost.of_answer(usd, f"{reply.key[:_KEY_DIGITS]}.{number}" if kept else None)
+
+
 class LoopThread:
     """An event loop in a thread of its own, which others hand their calls to."""
 
@@ -109,6 +125,11 @@ class EndpointTeacher:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
+    def reads_texts(self) -> bool:
+        """See `Teacher.reads_texts`."""
+        return True
+
+    @property
     def client(self) -> JudgeClient:
         """For its accounts (`summary`), and for judges that ask the same model."""
         return self._client
@@ -126,7 +147,7 @@ class EndpointTeacher:
             reply = self._loop.run(self._client.complete(request))
         except CallFailed as error:
             raise TeacherError(error.kind, f"{self.name}: {error}", at_once=False) from error
-        bought = self._cost(reply.usage)
+        bought = reply_cost(self._client, reply)
         if reply.shortcoming is not None:
             raise self._unusable(reply, bought)
         return Answer(
@@ -179,10 +200,6 @@ class EndpointTeacher:
             prompt_version=prompt.version,
             judge=task.prompt,
         )
-
-    def _cost(self, usage: Usage) -> Cost:
-        usd = None if self._client.price is None else self._client.price.cost_usd(usage)
-        return Cost(usd=usd or 0.0, num_calls=1, num_unpriced=int(usd is None))
 
     def _unusable(self, reply: Reply, cost: Cost) -> TeacherError:
         reason = _SHORTCOMINGS.get(reply.finish_reason or "", "empty")

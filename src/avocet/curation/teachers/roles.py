@@ -42,6 +42,9 @@ Role = Literal["visual", "audio", "asr", "fuse", "check"]
 Media = Literal["none", "frames", "sound", "both"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
+_FOR_GOOD = ("no_sound", "no_picture", "too_large")
+"""Reasons of `TeacherError` that lie in the clip."""
+
 NO_SPEECH = "[no speech]"
 """What an `asr` answer says when nothing is spoken."""
 
@@ -151,15 +154,22 @@ class TeacherError(AvocetError):
         return type(self), (self.reason, self.detail, self.at_once)
 
     def outcome(self, cost: Cost | None = None) -> Dropped | Failed:
-        """Unreadable media drops the clip, everything else fails. `cost`: of earlier questions of the same look."""
+        """What no other try can change (the clip is unreadable, lacks what was to be sent, or is too large to be sent)
+        drops the clip, everything else fails. `cost`: of earlier questions of the same look."""
         spent = self.cost + (cost or Cost())
         if self.media_error is not None:
             return dataclasses.replace(media_outcome(self.media_error), cost=spent)
+        if self.reason in _FOR_GOOD:
+            return Dropped(reason=self.reason, detail=self.detail, cost=spent)
         return Failed(reason=self.reason, detail=self.detail, at_once=self.at_once, cost=spent)
 
 
 class Teacher(Protocol):
     """Answers questions. `ask` is called from several threads at once."""
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it can be asked about texts; captioners and recognisers only tell what they see or hear."""
 
     @property
     def name(self) -> str:

@@ -117,6 +117,11 @@ class WhisperTeacher:
         return cls(model.to(place), processor, name, cache=cache, language=language)
 
     @property
+    def reads_texts(self) -> bool:
+        """See `Teacher.reads_texts`."""
+        return False
+
+    @property
     def version(self) -> str:
         """12 hex digits over the model and how it is asked."""
         settings = [self.name, self._language, WINDOW_SECONDS, SEARCH_SECONDS, _SILENT_PEAK]

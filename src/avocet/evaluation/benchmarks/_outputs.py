@@ -38,6 +38,8 @@ class FoundCaption:
     record: Caption | None = None
     failure: Failure | None = None
     skip_reason: str | None = None
+    is_mended: bool = False
+    """Whether halves of surrogate pairs in its entry became U+FFFD."""
 
 
 def read_outputs(path: Path, video_field: str | None, caption_field: str | None) -> list[FoundCaption]:
@@ -49,7 +51,11 @@ def read_outputs(path: Path, video_field: str | None, caption_field: str | None)
         raise ConfigError(
             f"{path}: captions are read from .json, .jsonl, .csv and .tsv files, not {ending or 'this'!r}"
         )
-    found = [one for entry in read_entries(path) for one in _read_entry(entry, video_field, caption_field)]
+    found = [
+        dataclasses.replace(one, is_mended=entry.is_mended)
+        for entry in read_entries(path, mend=True)
+        for one in _read_entry(entry, video_field, caption_field)
+    ]
     if caption_field is not None and found and all(one.text is None for one in found):
         raise RecordError(f"{path}: none of {len(found)} entries has a caption in field {caption_field!r}")
     return found

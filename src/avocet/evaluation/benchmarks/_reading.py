@@ -7,6 +7,7 @@ one after another over several lines; with or without a byte order mark, with ei
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from avocet.errors import ConfigError, RecordError
 from avocet.evaluation.items import Question
 
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -28,6 +30,8 @@ class Entry:
 
     where: str
     value: dict[str, Any]
+    is_mended: bool = False
+    """Whether halves of surrogate pairs in it became U+FFFD."""
 
     def get(self, name: str, kind: type | tuple[type, ...], expected: str) -> Any:
         """A field of one of the types `kind`. Raises `RecordError` when it is missing or something else."""
@@ -116,20 +120,25 @@ def read_text(path: str | Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def read_entries(path: str | Path) -> list[Entry]:
+def read_entries(path: str | Path, *, mend: bool = False) -> list[Entry]:
     """The objects of a JSON or JSONL file, whatever its ending.
+
+    JSON can hold half of a surrogate pair ("\\ud83d", as a model leaves one that stops within an emoji), which is no
+    character and which no file could hold: an error, or with `mend` U+FFFD, and the entry says so.
 
     Raises `ConfigError` when the file cannot be read, `RecordError` where it is not JSON, repeats a key in an object,
     or has something else than an object where one is expected.
     """
     text = read_text(path)
     values = _parse_all(text, path)
+    # Only an escape can be half of a pair: the file itself is UTF-8.
+    entry_of = functools.partial(_whole, mend=mend) if "\\u" in text else as_entry
     if len(values) == 1:
         _, value = values[0]
         if isinstance(value, list):
-            return [as_entry(f"{path}: item {number}", item) for number, item in enumerate(value, start=1)]
-        return [as_entry(str(path), value)]
-    return [as_entry(f"{path}: line {line}", value) for line, value in values]
+            return [entry_of(f"{path}: item {number}", item) for number, item in enumerate(value, start=1)]
+        return [entry_of(str(path), value)]
+    return [entry_of(f"{path}: line {line}", value) for line, value in values]
 
 
 def read_object(path: str | Path) -> Entry:
@@ -234,13 +243,21 @@ def _parse_all(text: str, path: str | Path) -> list[tuple[int, Any]]:
             return values
         try:
             value, position = decoder.raw_decode(text, start)
-            if "\\" in text[start:position]:
-                # Half of a surrogate pair is JSON, but no file that we write later could hold it.
-                json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
             raise RecordError(f"{path}: line {line} is not JSON: {error}") from error
         values.append((line, value))
         line += text.count("\n", start, position)
+
+
+def _whole(where: str, value: Any, *, mend: bool) -> Entry:
+    """An entry that can be written again. Raises `RecordError` where it cannot, unless it is mended."""
+    entry = as_entry(where, value)
+    text = json.dumps(value, ensure_ascii=False)
+    if not _HALF_PAIR.search(text):
+        return entry
+    if not mend:
+        raise RecordError(f"{where} holds half of a surrogate pair, which is no character; repair or remove it by hand")
+    return Entry(where=where, value=json.loads(_HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text)), is_mended=True)
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Scorer(abc.ABC, Generic[ItemT]):
     def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         """The figures over all judged captions; unscored verdicts are counted, never taken for zero."""
 
+    def unscored_questions(self, verdict: Verdict) -> dict[str, str]:
+        """Question id -> why a scored verdict has no result for it; {} where a caption is judged as a whole."""
+        return {}
+
     @abc.abstractmethod
     def findings(self, verdict: Verdict) -> list[Finding]:
         """What a scored verdict says, for people."""

@@ -12,7 +12,7 @@ from typing import ClassVar, get_args
 
 from avocet.evaluation.items import BenchmarkItem
 from avocet.evaluation.scorers.base import Finding, Judged, Scorer
-from avocet.evaluation.scores import Breakdown, Score, Scores, bootstrap_of, group_means, number
+from avocet.evaluation.scores import PROTOCOL_SUFFIX, Breakdown, Score, Scores, bootstrap_of, group_means, number
 from avocet.judging.calibration import event_findings
 from avocet.judging.client import JudgeClient
 from avocet.judging.events import CaptionWithEvents, EventJudge
@@ -25,7 +25,6 @@ from avocet.records import Verdict
 
 _RATES = ("total", "miss", "hall")
 _OTHER: dict[Protocol, Protocol] = {"paper": "released", "released": "paper"}
-_SUFFIX: dict[Protocol, str] = {"paper": " (per caption)", "released": " (pooled)"}
 _SIZES = (("up to 24", 0, 24), ("25 to 34", 25, 34), ("35 to 44", 35, 44), ("45 and more", 45, 10**9))
 
 Findings = list[EventFindings | None]
@@ -56,13 +55,20 @@ class EventScorer(Scorer[CaptionWithEvents]):
         scores = [
             *(_rate(name, main, list(columns.values())) for name in _RATES),
             *_parts(main, runs),
-            *(_rate(name, other, list(columns.values()), _SUFFIX[_OTHER[protocol]]) for name in _RATES),
+            *(_rate(name, other, list(columns.values()), PROTOCOL_SUFFIX[_OTHER[protocol]]) for name in _RATES),
         ]
+        pooled = main if protocol == "released" else other
+        ending = "" if protocol == "released" else PROTOCOL_SUFFIX["released"]
         return Scores(
             headline="total",
             scores=tuple(scores),
             breakdowns=(_by_size(judged, items),) if judged else (),
             items=items,
+            ratios={
+                item: {name + ending: _counts(name, found) for name in _RATES}
+                for item, column in columns.items()
+                if pooled.run_index is not None and (found := column[pooled.run_index]) is not None
+            },
         )
 
     def findings(self, verdict: Verdict) -> list[Finding]:
@@ -76,6 +82,12 @@ class EventScorer(Scorer[CaptionWithEvents]):
 
 def _findings(verdicts: Sequence[Verdict]) -> Findings:
     return [event_findings(verdict) if verdict.status == "scored" else None for verdict in verdicts]
+
+
+def _counts(name: str, findings: EventFindings) -> tuple[float, float]:
+    """(what a rate counts, events)."""
+    counts = {"miss": len(findings.missed), "hall": len(findings.incorrect) + len(findings.hallucinated)}
+    return float(sum(counts.values()) if name == "total" else counts[name]), float(findings.num_events)
 
 
 def _item_values(column: Findings) -> dict[str, float | None]:
@@ -96,6 +108,9 @@ def _rate(name: str, rates: EventRates, columns: Sequence[Findings], suffix: str
         note = (
             "mean over captions" if rates.num_runs == 1 else f"mean of each caption's median over {rates.num_runs} runs"
         )
+        # The paper defines Total as Miss + Hall and does not say of which medians.
+        if name == "total" and rates.num_runs > 1:
+            note += f"; miss + hall is {100 * (rates.miss + rates.hall):.1f} %: medians do not add"
     return Score(
         name=name + suffix,
         value=number(getattr(rates, name)),
@@ -103,6 +118,7 @@ def _rate(name: str, rates: EventRates, columns: Sequence[Findings], suffix: str
         low=low,
         high=high,
         num=rates.num_scored,
+        statistic="mean" if rates.run_index is None else "ratio",
         better="lower",
         note=note,
     )
@@ -120,10 +136,7 @@ def _median_mean(name: str, columns: Sequence[Findings]) -> Callable[[Sequence[i
 
 def _pooled_rate(name: str, columns: Sequence[Findings], rates: EventRates) -> Callable[[Sequence[int]], float | None]:
     found = [column[rates.run_index] if rates.run_index is not None else None for column in columns]
-    pairs = [
-        (getattr(one, name) * one.num_events, one.num_events) if one is not None and one.num_events else (0.0, 0)
-        for one in found
-    ]
+    pairs = [_counts(name, one) if one is not None else (0.0, 0.0) for one in found]
 
     def statistic(indices: Sequence[int]) -> float | None:
         events = sum(pairs[index][1] for index in indices)

@@ -8,12 +8,13 @@ several runs, a question's value is the mean over the runs that scored it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
 from avocet.evaluation.items import BenchmarkItem, Question
 from avocet.evaluation.scorers.base import Finding, Judged, Scorer
-from avocet.evaluation.scores import Better, Breakdown, Score, Scores, bootstrap_of, group_means, mean_over_runs, number
+from avocet.evaluation.scores import Breakdown, Score, Scores, bootstrap_of, group_means, mean_over_runs, number
 from avocet.judging.client import JudgeClient
 from avocet.judging.judge import Judge, Judgeable
 from avocet.judging.messages import CallParameters
@@ -48,6 +49,11 @@ class _QuestionScorer(Scorer[ItemT]):
     def scores(self, judged: Sequence[Judged], protocol: Protocol) -> Scores:
         outcomes = [_outcomes(one.item, one.verdicts) for one in judged]
         items = {one.item.id: _item_values(questions) for one, questions in zip(judged, outcomes, strict=True)}
+        counted = {
+            "accuracy": [_sums(questions, lambda one: one.right) for questions in outcomes],
+            "accuracy of answers": [_sums_of_answers(questions) for questions in outcomes],
+            "n/a": [_sums(questions, lambda one: one.abstained) for questions in outcomes],
+        }
         flat = [outcome for questions in outcomes for outcome in questions]
         breakdowns = [
             _breakdown("type", flat, lambda question: question.type),
@@ -57,14 +63,17 @@ class _QuestionScorer(Scorer[ItemT]):
         ]
         return Scores(
             headline="accuracy",
-            scores=(
-                _ratio("accuracy", outcomes, lambda one: one.right, "N/A is wrong, as published"),
-                _answered(outcomes),
-                _ratio("n/a", outcomes, lambda one: one.abstained, "the judge did not choose", better="lower"),
-            ),
+            scores=tuple(_score(name, sums, sum(one.right is None for one in flat)) for name, sums in counted.items()),
             breakdowns=tuple(one for one in breakdowns if len(one.groups) > 1),
             items=items,
+            ratios={
+                one.item.id: {name: sums[place] for name, sums in counted.items() if sums[place][1]}
+                for place, one in enumerate(judged)
+            },
         )
+
+    def unscored_questions(self, verdict: Verdict) -> dict[str, str]:
+        return {name: one.reason for name, one in QaFindings.from_verdict(verdict).unscored.items()}
 
     def findings(self, verdict: Verdict) -> list[Finding]:
         found = QaFindings.from_verdict(verdict)
@@ -138,47 +147,38 @@ def _item_values(questions: Sequence[_Outcome]) -> dict[str, float | None]:
     }
 
 
-def _sums(
-    outcomes: Sequence[Sequence[_Outcome]], value_of: Callable[[_Outcome], float | None]
-) -> list[tuple[float, float]]:
-    """Per video, the sum of its questions' values and how many are scored."""
-    values = [[value for one in questions if (value := value_of(one)) is not None] for questions in outcomes]
-    return [(sum(of_video), len(of_video)) for of_video in values]
+def _sums(questions: Sequence[_Outcome], value_of: Callable[[_Outcome], float | None]) -> tuple[float, float]:
+    """The sum of a video's values and how many of its questions are scored."""
+    values = [value for one in questions if (value := value_of(one)) is not None]
+    return float(sum(values)), float(len(values))
 
 
-def _ratio(
-    name: str,
-    outcomes: Sequence[Sequence[_Outcome]],
-    value_of: Callable[[_Outcome], float | None],
-    note: str,
-    *,
-    better: Better = "higher",
-) -> Score:
-    sums = _sums(outcomes, value_of)
-    num = int(sum(count for _, count in sums))
-    return _score(name, sums, num, f"of {num} questions; {note}", better)
+def _sums_of_answers(questions: Sequence[_Outcome]) -> tuple[float, float]:
+    """Right and chosen. What was abstained from counts neither above nor below."""
+    above = sum(one.right for one in questions if one.right is not None)
+    return float(above), float(sum(1 - one.abstained for one in questions if one.abstained is not None))
 
 
-def _answered(outcomes: Sequence[Sequence[_Outcome]]) -> Score:
-    """Right / chosen. What was abstained from counts neither above nor below."""
-    sums = [
-        (
-            sum(one.right for one in questions if one.right is not None),
-            sum(1 - one.abstained for one in questions if one.abstained is not None),
-        )
-        for questions in outcomes
-    ]
-    num = round(sum(count for _, count in sums))
-    return _score("accuracy of answers", sums, num, f"of {num} questions for which a choice was taken", "higher")
+_NOTES: Mapping[str, str] = MappingProxyType(
+    {
+        "accuracy": "N/A is wrong, as published",
+        "accuracy of answers": "those for which a choice was taken",
+        "n/a": "the judge did not choose",
+    }
+)
 
 
-def _score(name: str, sums: Sequence[tuple[float, float]], num: int, note: str, better: Better) -> Score:
+def _score(name: str, of_videos: Sequence[tuple[float, float]], num_unscored: int) -> Score:
+    """The pooled ratio of a score. Videos that add nothing below are no sample of it."""
+    sums = [(above, below) for above, below in of_videos if below]
+
     def statistic(indices: Sequence[int]) -> float | None:
-        below = sum(sums[index][1] for index in indices)
-        return sum(sums[index][0] for index in indices) / below if below else None
+        return sum(sums[index][0] for index in indices) / sum(sums[index][1] for index in indices)
 
     low, high = bootstrap_of(len(sums), statistic)
     rate, error = ratio_of_sums([above for above, _ in sums], [below for _, below in sums])
+    num = round(sum(below for _, below in sums))
+    unscored = f" ({num_unscored} unscored)" if num_unscored else ""
     return Score(
         name=name,
         value=number(rate),
@@ -186,8 +186,10 @@ def _score(name: str, sums: Sequence[tuple[float, float]], num: int, note: str, 
         low=low,
         high=high,
         num=num,
-        better=better,
-        note=note,
+        num_unscored=num_unscored,
+        statistic="ratio",
+        better="lower" if name == "n/a" else "higher",
+        note=f"of {num} questions{unscored}; {_NOTES[name]}",
     )
 
 

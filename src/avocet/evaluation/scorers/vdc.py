@@ -5,6 +5,7 @@ The released code leaves out videos whose mean is zero, which raises the average
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from avocet.evaluation.items import BenchmarkItem
@@ -47,17 +48,27 @@ class VdcScorer(Scorer[VdcItem]):
         }
         accuracies = [value for one in items.values() if (value := one["accuracy"]) is not None]
         grades = [value for one in items.values() if (value := one["score"]) is not None]
+        num_questions = sum(len(one.item.questions) for one in judged)
+        num_unscored = num_questions - sum(_num_scored(found) for found in runs.values())
+        unscored = f"; {num_unscored} of {num_questions} questions unscored" if num_unscored else ""
+        scores = (
+            mean_score(
+                "accuracy", accuracies, better="higher", note=f"mean over videos of right / scored questions{unscored}"
+            ),
+            mean_score(
+                "score", grades, unit="grade", better="higher", note=f"mean over videos, 0 to {MAX_SCORE}{unscored}"
+            ),
+        )
         return Scores(
             headline="accuracy",
-            scores=(
-                mean_score(
-                    "accuracy", accuracies, better="higher", note="mean over videos of right / scored questions"
-                ),
-                mean_score("score", grades, unit="grade", better="higher", note=f"mean over videos, 0 to {MAX_SCORE}"),
-            ),
+            scores=tuple(dataclasses.replace(score, num_unscored=num_unscored) for score in scores),
             breakdowns=tuple(one for one in (_by_category(judged, runs),) if one.groups),
             items=items,
         )
+
+    def unscored_questions(self, verdict: Verdict) -> dict[str, str]:
+        questions = VdcFindings.from_verdict(verdict).questions
+        return {one.id: one.reason for one in questions if one.reason is not None}
 
     def findings(self, verdict: Verdict) -> list[Finding]:
         found = []
@@ -73,6 +84,11 @@ class VdcScorer(Scorer[VdcItem]):
 
 def _runs(verdicts: Sequence[Verdict]) -> list[VdcFindings]:
     return [VdcFindings.from_verdict(verdict) for verdict in verdicts if verdict.status == "scored"]
+
+
+def _num_scored(runs: Sequence[VdcFindings]) -> int:
+    """Questions that at least one run scored."""
+    return len({one.id for run in runs for one in run.questions if one.reason is None})
 
 
 def _by_category(judged: Sequence[Judged], runs: dict[str, list[VdcFindings]]) -> Breakdown:

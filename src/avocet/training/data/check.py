@@ -3,7 +3,8 @@
 What makes a data set broken: files that are missing or cannot be read; no sound where the task (asr, audio_caption) or
 the data need it; intervals outside of the file; empty texts; one clip id for two different clips; with a model, clips
 that it refuses and items above a token budget. What is only a warning: videos without a picture, silence where sound is
-needed, repeated examples, one target for different clips, and what decoding warned of.
+needed, captions of an interval that the question does not name, repeated examples, one target for different clips, and
+what decoding warned of.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 
 from avocet.errors import ConfigError
 from avocet.models.registry import load_model
-from avocet.records import ClipRef, PreferencePair, TrainingExample
+from avocet.records import ClipRef, PreferencePair, Task, TrainingExample
 from avocet.training.data.check_media import MediaFacts, MediaJob, gather_facts, stamped
 from avocet.training.data.check_report import CheckReport, Distribution, Problem, ProblemKind, distribution
-from avocet.training.data.formats_common import SEPARATE_SOUND_KEY, audio_policy, media_kind
+from avocet.training.data.formats_common import SEPARATE_SOUND_KEY, audio_policy, media_kind, names_interval
 from avocet.training.data.records import ExampleSet
 
 __all__ = ["CheckReport", "Distribution", "Problem", "check_examples", "count_words"]
@@ -67,19 +68,13 @@ def check_examples(
         raise ConfigError("max_tokens is counted with a model; name one")
     found = data if isinstance(data, ExampleSet) else None
     targets: list[Target] = [*found.examples, *found.pairs] if found is not None else list(data)  # type: ignore[arg-type]
-    count_tokens, revision = (None, "") if model is None else _token_counter(model)
-    jobs = _jobs(
-        targets,
-        MediaJob(
-            path="",
-            model=model,
-            revision=revision,
-            decode=decode or model is not None,
-            timeout_seconds=timeout_seconds,
-        ),
+    reader, revision = (None, "") if model is None else _text_side(model)
+    settings = MediaJob(
+        path="", model=model, revision=revision, decode=decode or model is not None, timeout_seconds=timeout_seconds
     )
+    jobs = _jobs(targets, settings, reader)
     facts = gather_facts(list(jobs.values()), workers=workers, ledger=ledger, progress=progress)
-    checks = [_Check.of(target, jobs[_place(target.clip)], facts, count_tokens) for target in targets]
+    checks = [_Check.of(target, jobs[_place(target.clip)], facts, reader) for target in targets]
     problems = [problem for check in checks for problem in check.problems(max_tokens)]
     problems += _across(targets)
     return CheckReport(
@@ -109,14 +104,20 @@ def _place(clip: ClipRef) -> Place:
     return clip.path, clip.start_seconds, clip.end_seconds, audio_policy(clip)
 
 
-def _jobs(targets: Sequence[Target], settings: MediaJob) -> dict[Place, MediaJob]:
+def _asked(target: Target, reader: Any) -> str:
+    """The question; none means the model's own."""
+    return target.instruction or str(reader.default_instruction)
+
+
+def _jobs(targets: Sequence[Target], settings: MediaJob, reader: Any) -> dict[Place, MediaJob]:
     """One job per clip with all that is asked about it, and otherwise as `settings`."""
     questions: dict[Place, dict[str, None]] = defaultdict(dict)
     clips: dict[Place, ClipRef] = {}
     for target in targets:
         place = _place(target.clip)
         clips.setdefault(place, target.clip)
-        questions[place][target.instruction] = None
+        if reader is not None:
+            questions[place][_asked(target, reader)] = None
     return {
         place: stamped(
             dataclasses.replace(
@@ -125,7 +126,7 @@ def _jobs(targets: Sequence[Target], settings: MediaJob) -> dict[Place, MediaJob
                 start_seconds=clip.start_seconds,
                 end_seconds=clip.end_seconds,
                 policy=audio_policy(clip),
-                instructions=tuple(questions[place]) if settings.model is not None else (),
+                instructions=tuple(questions[place]),
             )
         )
         for place, clip in clips.items()
@@ -142,17 +143,21 @@ class _Check:
     prompt_tokens: int | None
 
     @classmethod
-    def of(
-        cls, target: Target, job: MediaJob, facts: dict[str, MediaFacts], count_tokens: Callable[[str], int] | None
-    ) -> _Check:
+    def of(cls, target: Target, job: MediaJob, facts: dict[str, MediaFacts], reader: Any) -> _Check:
         found = facts[job.key]
+        if reader is None:
+            return cls(target=target, facts=found, target_tokens=None, prompt_tokens=None)
         counts = found.prompt_tokens
         return cls(
             target=target,
             facts=found,
-            target_tokens=None if count_tokens is None else max(map(count_tokens, _answers(target))),
-            prompt_tokens=None if counts is None else counts[job.instructions.index(target.instruction)],
+            target_tokens=max(len(reader.encode_text(answer, end=True)) for answer in _answers(target)),
+            prompt_tokens=None if counts is None else counts[job.instructions.index(_asked(target, reader))],
         )
+
+    @property
+    def _task(self) -> Task | None:
+        return self.target.task if isinstance(self.target, TrainingExample) else None
 
     @property
     def sound(self) -> str:
@@ -170,8 +175,13 @@ class _Check:
         return max(end - start, 0.0)
 
     def problems(self, max_tokens: int | None) -> Iterator[Problem]:
-        if any(not answer.strip() for answer in _answers(self.target)) or not self.target.instruction.strip():
-            yield self._problem("empty_text", "an answer or the question has no words")
+        if any(not answer.strip() for answer in _answers(self.target)):
+            yield self._problem("empty_text", "an answer has no words")
+        question = self.target.instruction
+        if not question.strip() and (question or self._task == "qa"):  # otherwise none means the model's own
+            yield self._problem("empty_text", "the question has no words")
+        if self._task == "local_caption":
+            yield from self._named_interval()
         if self.facts.missing:
             yield self._problem("missing_file", "no such file")
             return
@@ -210,9 +220,27 @@ class _Check:
             elif (start or 0.0) >= end_of_file or (end or 0.0) > limit:
                 yield self._problem("interval_outside", f"{shown}, but the file ends at {end_of_file:.2f} s")
 
+    def _named_interval(self) -> Iterator[Problem]:
+        """A local caption can be learned only if the question says which seconds it is about, or the clip is these."""
+        target = self.target
+        assert isinstance(target, TrainingExample)
+        interval, clip = (target.start_seconds, target.end_seconds), target.clip
+        cut = (clip.start_seconds, clip.end_seconds)
+        if cut != (None, None) and interval in ((None, None), cut):
+            return
+        if target.start_seconds is None or target.end_seconds is None:
+            if not names_interval(target.instruction):
+                yield self._problem("interval_unnamed", "neither the item nor its question says which seconds it is of")
+            return
+        begin = clip.start_seconds or 0.0
+        seconds = (target.start_seconds - begin, target.end_seconds - begin)
+        if not names_interval(target.instruction, seconds, INTERVAL_TOLERANCE_SECONDS):
+            shown = f"{seconds[0]:g} to {seconds[1]:g} seconds of the clip"
+            message = f"the caption is of {shown}, which the question does not say: {target.instruction!r:.80}"
+            yield self._problem("interval_unnamed", message)
+
     def _tracks(self) -> Iterator[Problem]:
-        facts, clip = self.facts, self.target.clip
-        task = self.target.task if isinstance(self.target, TrainingExample) else None
+        facts, clip, task = self.facts, self.target.clip, self._task
         if task in SOUND_TASKS or audio_policy(clip) == "require" or media_kind(clip) == "audio":
             why = f"the task {task} needs" if task in SOUND_TASKS else "the data ask for"
             if self.sound in ("absent", "undecodable"):
@@ -264,14 +292,14 @@ def _answers(target: Target) -> tuple[str, ...]:
     return (target.chosen, target.rejected, *truth)
 
 
-def _token_counter(model: str) -> tuple[Callable[[str], int], str]:
-    """Tokens of a target with its end, and the model's version."""
+def _text_side(model: str) -> tuple[Any, str]:
+    """A model without memory for its weights, to count tokens with, and its version."""
     loaded = load_model(model, device="meta")
     # The four verbs of the protocol leave out the text side, which every model has.
     reader: Any = loaded.model
     if reader.tokenizer is None:
         raise ConfigError(f"model {model!r} has no tokenizer files, so tokens cannot be counted")
-    return lambda text: len(reader.encode_text(text, end=True)), loaded.revision
+    return reader, loaded.revision
 
 
 def _lengths(checks: Sequence[_Check]) -> dict[str, Distribution]:

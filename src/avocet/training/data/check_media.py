@@ -7,6 +7,7 @@ described anew.
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import functools
 import hashlib
 import json
@@ -152,7 +153,7 @@ def _run(jobs: Sequence[MediaJob], workers: int, look: Look) -> Iterator[MediaFa
         suspects = deque((yield from _run_pool(waiting, workers, _AHEAD * workers, look)))
         while suspects:
             for job in (yield from _run_pool(suspects, 1, 1, look)):
-                reason = "the process that read it died (out of memory, or a crash of the decoder)"
+                reason = "the process that read it died (out of memory, a crash of the decoder, or no end in sight)"
                 yield MediaFacts(key=job.key, error=reason, transient=True)
 
 
@@ -173,7 +174,7 @@ def _run_pool(
             while waiting and not lost and len(running) < most_running:
                 job = waiting.popleft()
                 try:
-                    running[pool.submit(look, job)] = job
+                    running[pool.submit(_watched, look, job)] = job
                 except BrokenProcessPool:
                     lost.append(job)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -186,6 +187,27 @@ def _run_pool(
         # Also when the caller stops in the middle: what has not begun must not run on.
         pool.shutdown(cancel_futures=True)
     return lost
+
+
+def _watched(look: Look, job: MediaJob) -> MediaFacts:
+    """In a worker: end the process when a job takes twice as long as its clip may take to read."""
+    limit = 2 * (job.timeout_seconds + _playing_seconds(job) / 2)
+    with open(os.devnull, "w") as nowhere:
+        # Unlike a signal or a thread of Python, it also ends what never comes back from a library.
+        faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
+        try:
+            return look(job)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _playing_seconds(job: MediaJob) -> float:
+    if job.end_seconds is not None:
+        return job.end_seconds - (job.start_seconds or 0.0)
+    try:
+        return probe(job.path, timeout_seconds=job.timeout_seconds).duration_seconds
+    except (AvocetError, OSError):
+        return 0.0
 
 
 def _one_thread() -> None:

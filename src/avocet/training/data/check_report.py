@@ -19,6 +19,7 @@ ProblemKind = Literal[
     "missing_sound",
     "missing_picture",
     "interval_outside",
+    "interval_unnamed",
     "empty_text",
     "one_id_two_clips",
     "prompt_refused",
@@ -30,7 +31,7 @@ ProblemKind = Literal[
 ]
 
 WARNINGS: frozenset[ProblemKind] = frozenset(
-    {"missing_picture", "silent_sound", "repeated_example", "same_target", "media_warning"}
+    {"missing_picture", "interval_unnamed", "silent_sound", "repeated_example", "same_target", "media_warning"}
 )
 """Kinds that are reported but do not make a data set broken."""
 

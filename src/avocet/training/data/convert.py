@@ -6,14 +6,15 @@
 | webdataset | yes | yes | nothing (records are native, clips travel with them) |
 | v1 | yes | `timestamps` | see below; sound only where a separate sound file is known or `write_sound` makes one |
 | plus | yes | no: skipped | see below |
-| ms_swift | yes | no: skipped | see below; the ground truth of pairs |
-| trl | only these | no: skipped | see below; the ground truth of pairs |
+| ms_swift | yes | no: skipped | see below |
+| trl | only these | no: skipped | nothing |
 | llava | no: skipped | no: skipped | see below |
 
-See below: events, checklist, dialogue, the interval that a local caption is about (it stays in the question), metrics
-and rounds of pairs, and the clip's meta. The released formats have no fields for `id` and `task`; they are written all
-the same, since the released trainers read only the fields they know and a later reading then restores them. So it is
-with pairs: what their trainers do not see of them is kept in the field `avocet` (`export_pairs`), for our own reading.
+See below: events, checklist, dialogue, the interval that a local caption is about (it stays in the question), and the
+clip's meta. The released formats have no fields for `id` and `task`; they are written all the same, since the released
+trainers read only the fields they know and a later reading then restores them. So it is with pairs, of which nothing is
+lost: what their trainers do not see (metrics, rounds, the clip's meta, in ms_swift and trl the ground truth) is kept in
+the field `avocet` (`export_pairs`) for our own reading, and counted in `ConvertReport.kept`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class ConvertReport(Record):
     num_pairs: int
     lost: dict[str, int]
     """What the format has no place for -> in how many written items."""
+    kept: dict[str, int]
+    """What it has no place for either, and only Avocet reads again, from the field `avocet` of pairs."""
     skipped: tuple[Rejected, ...]
     """Items that the format would distort or cannot hold."""
 
@@ -119,6 +122,7 @@ def convert_examples(
     targets = [_absolute(target) for target in given]
     paths: list[Path] = []
     lost: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
     skipped: list[Rejected] = []
     root = None if media_root is None else Path(media_root)
     if format == "native":
@@ -136,6 +140,7 @@ def convert_examples(
             instruction=instruction,
             context=context,
             lost=lost,
+            kept=kept,
             skipped=skipped,
         )
         items = [(target, writer.item(target)) for target in targets]
@@ -149,6 +154,7 @@ def convert_examples(
         num_examples=len(targets) - num_pairs,
         num_pairs=num_pairs,
         lost=dict(lost),
+        kept=dict(kept),
         skipped=tuple(skipped),
     )
 
@@ -164,6 +170,7 @@ class _Writer:
     context: Context
     """Of the file that is written."""
     lost: Counter[str] = dataclasses.field(default_factory=Counter)
+    kept: Counter[str] = dataclasses.field(default_factory=Counter)
     skipped: list[Rejected] = dataclasses.field(default_factory=list)
     sound_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -192,8 +199,9 @@ class _Writer:
             except RecordError as error:
                 self.skipped.append(Rejected(where=target.clip.id, reason=_advised(target, str(error))))
                 return None
-        for name in _lost_fields(target, self.format):
-            self.lost[name] += 1
+        # `keep_rest` has read the whole pair again.
+        counts = self.lost if isinstance(target, TrainingExample) else self.kept
+        counts.update(_unplaced_fields(target, self.format))
         return item
 
     def _obstacle(self, target: Target) -> str | None:
@@ -312,8 +320,8 @@ def _swift_item(target: Target, asked: str, path: str) -> dict[str, Any]:
     return item
 
 
-def _lost_fields(target: Target, format: str) -> list[str]:
-    """Names of what an item holds and the format does not."""
+def _unplaced_fields(target: Target, format: str) -> list[str]:
+    """Names of what an item holds and the format has no place for."""
     lost = []
     if isinstance(target, TrainingExample):
         lost += [name for name in ("events", "checklist", "dialogue") if getattr(target, name)]

@@ -51,6 +51,7 @@ _INTERVAL = re.compile(
     rf"\b(?:from|between)\s+(?:the\s+)?(?:second\s+)?{_TIME}\s*(?:to|and|until|till|-|–)\s*(?:second\s+)?{_TIME}",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(r"(?:(\d+):)?(\d+(?:\.\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,8 +212,17 @@ def guess_task(question: str, kind: Media) -> Task:
     if _TRANSCRIPT.search(question):
         return "asr"
     if _DESCRIBE.search(question):
-        return "local_caption" if kind == "video" and _INTERVAL.search(question) else described
+        return "local_caption" if kind == "video" and names_interval(question) else described
     return "qa" if "?" in question or "？" in question else described
+
+
+def names_interval(question: str, seconds: tuple[float, float] | None = None, tolerance_seconds: float = 0.0) -> bool:
+    """Whether a question names an interval in any of the forms known here; with `seconds`, whether it names both of
+    these times in any way: "at 0:10", "10 s", "second 10"."""
+    if seconds is None:
+        return _INTERVAL.search(question) is not None
+    named = [60 * float(minutes or 0) + float(rest) for minutes, rest in _NUMBER.findall(question)]
+    return all(any(abs(one - wanted) <= tolerance_seconds for one in named) for wanted in seconds)
 
 
 def task_of(context: Context, fields: Mapping[str, Any], question: str, kind: Media) -> Task:

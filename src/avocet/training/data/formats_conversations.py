@@ -12,6 +12,9 @@ without pairs is the same in all three but for the sound:
     plus   `use_audio: true`: with sound; else without             `should_use: false` marks copies that fill up a batch
     llava  nothing is said: the sound is used where there is some
 
+What an item itself says with `use_audio` counts in all three: one odd item, which gives a file another name, must not
+take the sound of the others away.
+
 Avocet reads the sound of the video file itself; the path of a separate sound file is kept in the clip's meta.
 
 A conversation of several questions becomes one example per answer, each with its own question only (an example has
@@ -226,10 +229,11 @@ def _policy(value: Mapping[str, Any], media: ItemMedia, flavour: Flavour) -> Aud
     use_audio = _flag(value, "use_audio", None)
     if media.kind != "video":
         return "auto"
-    if flavour == "llava":
-        return "auto" if use_audio is None else "require" if use_audio else "ignore"
-    with_sound = media.separate_sound is not None if flavour == "v1" else bool(use_audio)
-    return "require" if with_sound else "ignore"
+    if use_audio is None and flavour == "llava":
+        return "auto"
+    if use_audio is None:
+        use_audio = flavour == "v1" and media.separate_sound is not None
+    return "require" if use_audio else "ignore"
 
 
 def _flag(value: Mapping[str, Any], name: str, default: bool | None) -> bool | None:

@@ -51,7 +51,8 @@ class PreferenceSettings:
     ce_weight: float = 0.1
     """Lambda of the paper."""
     ground_truth: GroundTruth = "same_item"
-    """Each pair's own reference caption (the released code), or those of other clips, drawn apart (the paper)."""
+    """Each pair's own reference caption (the released code), or that of another clip, drawn at random (the paper): it
+    comes beside `BatchSettings.max_examples`."""
 
     def __post_init__(self) -> None:
         for value, choices in ((self.variant, Variant), (self.ground_truth, GroundTruth)):

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import nn
 
 from avocet.errors import CheckpointError, ConfigError
 from avocet.models.lora import add_lora, merge_lora
-from avocet.training.finetune.config import FineTune
+from avocet.training.finetune.config import FineTune, Precision
 from avocet.training.finetune.loop import build_model, put_weights
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -51,8 +52,17 @@ def export_stage(stages: tuple[FineTune, ...], run_dir: Path, name: str | None, 
     return folder
 
 
-def export_merged(stage: FineTune, stages: tuple[FineTune, ...], run_dir: Path, folder: Path) -> None:
-    """Write the whole model, in the type that frozen weights had in training."""
+def export_merged(
+    stage: FineTune, stages: tuple[FineTune, ...], run_dir: Path, folder: Path, *, precision: Precision | None = None
+) -> None:
+    """Write the whole model, the adapter added to its weights.
+
+    Args:
+        precision: of the sum and of what is written; that of the frozen weights in training if None. An adapter may
+            change weights by less than bfloat16 can tell: what is trained on is best kept in float32, at 4 bytes per
+            weight.
+    """
+    stage = dataclasses.replace(stage, precision=precision or stage.precision)
     model: Any = build_model(stage, run_dir, stages, device="cpu").model
     put_weights(model, stage, run_dir / stage.name)
     if stage.lora is not None:

@@ -7,9 +7,10 @@ that a second start measures nothing); what cannot be read is found then and not
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from avocet.records import Clip, ClipRef, Failure, TrainingExample
 from avocet.training.data.check_media import MediaFacts, MediaJob, gather_facts, stamped
 from avocet.training.data.formats_common import audio_policy
 from avocet.training.data.mixture import DataSource
-from avocet.training.finetune.config import FineTune, ReadSettings
-from avocet.training.finetune.lessons import Lessons, read_lessons
+from avocet.training.finetune.config import BatchSettings, FineTune, ReadSettings
+from avocet.training.finetune.lessons import GuidedPlan, Lessons, read_lessons
 from avocet.training.finetune.module import FineTunable, Item, MicroBatch, filler
+from avocet.training.finetune.watch import read_metrics
 from avocet.training.inputs.loading import ClipLoader
 from avocet.training.inputs.plan import LengthPlan
 
@@ -48,21 +50,50 @@ class StageData:
     def examples(self) -> tuple[TrainingExample, ...]:
         return self.lessons.examples
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others: a resumed stage must meet the same ones in the same order."""
+        digest = hashlib.sha256()
+        for place, (example, length) in enumerate(zip(self.examples, self.lengths, strict=True)):
+            pair = self.lessons.pairs.get(place)
+            answers = [example.target] if pair is None else [self.lessons.targets[place], pair.chosen, pair.rejected]
+            asked = [example.task, example.instruction, place in self.lessons.guides]
+            facts = [example.clip.id, *_place(example.clip), *asked, *answers, length, self.lessons.weights[place]]
+            digest.update(json.dumps(facts).encode() + b"\n")
+        return {"num_examples": len(self.examples), "sha256": digest.hexdigest()}
+
+    def check_lengths(self, batch: BatchSettings) -> None:
+        """Raise `ConfigError` when an example is longer than a step or a forward pass may be, naming the clips."""
+        for name, limit in (("max_tokens", batch.max_tokens), ("micro_tokens", batch.micro_tokens)):
+            long = [place for place, length in enumerate(self.lengths) if limit is not None and length > limit]
+            if long:
+                shown = "; ".join(f"{self.examples[place].clip.path}: {self.lengths[place]}" for place in long[:5])
+                raise ConfigError(
+                    f"{len(long)} of {len(self.lengths)} examples have more tokens than {name}={limit} ({shown}); "
+                    f"raise it, or take them out of the data; `avocet data check --max-tokens {limit}` lists them"
+                )
+
     def plan(self, config: FineTune, num_processes: int) -> LengthPlan:
         """The batches of the stage. Raises `ConfigError` when an example is longer than the limits."""
         weights = self.lessons.weights
+        limits: dict[str, Any] = {
+            "max_examples": config.batch.max_examples,
+            "max_tokens": config.batch.max_tokens,
+            "seed": config.seed,
+            "num_processes": num_processes,
+        }
+        if guide_of := self.lessons.guide_of(config.seed):
+            return GuidedPlan(self.lengths, guide_of, weights, **limits)
         even = len(set(weights)) == 1
-        return LengthPlan(
-            self.lengths,
-            max_examples=config.batch.max_examples,
-            max_tokens=config.batch.max_tokens,
-            seed=config.seed,
-            num_processes=num_processes,
-            weights=None if even else weights,
-        )
+        return LengthPlan(self.lengths, weights=None if even else weights, **limits)
 
 
-def read_stage_data(sources: Sequence[DataSource], config: FineTune, model: Any, folder: Path) -> StageData:
+def read_stage_data(
+    sources: Sequence[DataSource],
+    config: FineTune,
+    model: Any,
+    folder: Path,
+    without: Collection[tuple[str, str]] = (),
+) -> StageData:
     """Read the sources and measure every example.
 
     Args:
@@ -70,6 +101,7 @@ def read_stage_data(sources: Sequence[DataSource], config: FineTune, model: Any,
         config: whose model and reading settings count.
         model: tokenises the targets.
         folder: of the run, where the ledger of lengths is.
+        without: (id, path) of clips that are left out though they can be read now: see `left_out_before`.
 
     Raises:
         ConfigError: no examples, or examples that cannot be read while `broken` is "stop".
@@ -80,6 +112,8 @@ def read_stage_data(sources: Sequence[DataSource], config: FineTune, model: Any,
     kept, left_out = [], []
     for place, (example, job) in enumerate(zip(examples, _jobs(examples, config, model), strict=True)):
         error = _what_is_wrong(example, facts[job.key])
+        if error is None and (example.clip.id, example.clip.path) in without:
+            error = "could not be read when training began"
         if error is None:
             prompt_tokens = facts[job.key].prompt_tokens
             assert prompt_tokens is not None
@@ -282,6 +316,14 @@ def write_left_out(path: Path, failures: Sequence[Failure], step: int | None = N
     with path.open("a", encoding="utf-8") as file:
         for failure in failures:
             file.write(json.dumps({"step": step, **failure.to_dict()}) + "\n")
+
+
+def left_out_before(folder: Path) -> frozenset[tuple[str, str]]:
+    """(id, path) of the clips that a run left out when it began; empty for a new run."""
+    path = folder / LEFT_OUT_FILE
+    if not path.is_file():
+        return frozenset()
+    return frozenset((line["clip_id"], line["path"]) for line in read_metrics(path) if line["step"] is None)
 
 
 def _instruction(example: TrainingExample, model: Any) -> str:

@@ -6,6 +6,7 @@ Resuming continues to the last digit: see `checkpoints`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -28,13 +29,20 @@ from avocet.training.finetune.checkpoints import (
 )
 from avocet.training.finetune.config import FineTune
 from avocet.training.finetune.engine import Engine
-from avocet.training.finetune.inputs import LEFT_OUT_FILE, BatchReader, StageData, read_stage_data, write_left_out
+from avocet.training.finetune.inputs import (
+    LEFT_OUT_FILE,
+    BatchReader,
+    StageData,
+    left_out_before,
+    read_stage_data,
+    write_left_out,
+)
 from avocet.training.finetune.module import backbone_of
 from avocet.training.finetune.parts import describe_trainable, set_modes, set_trainable
 from avocet.training.finetune.preference import REFERENCE_FILE, GuidedDpo, score_reference
 from avocet.training.finetune.watch import METRICS_FILE, Watch, cut_metrics
 from avocet.training.inputs.prefetch import Prefetcher
-from avocet.training.run_folder import run_facts, write_uncommitted
+from avocet.training.run_folder import read_run, run_facts, write_run, write_uncommitted
 
 
 def fine_tune(
@@ -65,14 +73,16 @@ def fine_tune(
     runner = Engine(config, engine, folder=str(folder))
     loaded = build_model(config, run_dir, earlier, device=str(runner.device))
     model: Any = loaded.model
-    facts = stage_facts(config, loaded.revision, runner)
+    origins = runner.on_main(lambda: origins_of(config, run_dir, earlier))
+    facts = stage_facts(config, loaded.revision, runner) | {"starts_from": origins}
     if existing:
         check_same_run(folder, facts)
     folder.mkdir(parents=True, exist_ok=True)
-    data = runner.on_main(lambda: read_stage_data(config.sources, config, model, folder))
-    held_out = None
-    if config.evaluation:
-        held_out = runner.on_main(lambda: read_stage_data(config.evaluation, config, model, folder))
+    data, held_out = _read_data(config, model, folder, runner, is_new=not existing)
+    steps_per_epoch = data.plan(config, runner.num_processes).steps_per_epoch
+    facts |= {"data": data.identity(), "num_steps": config.num_steps(steps_per_epoch)}
+    if existing:
+        check_same_run(folder, facts)
     # All processes must draw the same adapter.
     torch.manual_seed(config.seed)
     names = set_trainable(model, config.trainable, config.lora)
@@ -91,18 +101,37 @@ def fine_tune(
     if runner.is_main:
         _announce(config, model, names, data, runner)
         if not existing:
-            (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            write_uncommitted(folder)
-            write_left_out(folder / LEFT_OUT_FILE, data.left_out)
+            _write_start(folder, facts, data)
     runner.prepare(model, names, None if config.preference is None else GuidedDpo(config.preference))
     set_modes(model, backbone_of(model))
-    first_step = 0
-    if existing:
-        first_step = restore_optimizer(existing[-1][1], runner)
+    first_step = restore_optimizer(existing[-1][1], runner) if existing else 0
     if runner.is_main:
         cut_metrics(folder / METRICS_FILE, first_step)
     _train(config, folder, runner, data, held_out, model, first_step)
     return folder
+
+
+def _read_data(
+    config: FineTune, model: Any, folder: Path, engine: Engine, *, is_new: bool
+) -> tuple[StageData, StageData | None]:
+    """What is trained on and what is held out; clips that were left out when the run began stay left out."""
+    without = frozenset() if is_new else left_out_before(folder)
+    data = engine.on_main(lambda: read_stage_data(config.sources, config, model, folder, without))
+    data.check_lengths(config.batch)
+    if not config.evaluation:
+        return data, None
+    held_out = engine.on_main(lambda: read_stage_data(config.evaluation, config, model, folder))
+    held_out.check_lengths(config.batch)
+    return data, held_out
+
+
+def _write_start(folder: Path, facts: dict[str, Any], data: StageData) -> None:
+    """What the run is, and what it leaves out."""
+    write_run(folder, facts)
+    write_uncommitted(folder)
+    # Of a start that was killed before its first checkpoint.
+    (folder / LEFT_OUT_FILE).unlink(missing_ok=True)
+    write_left_out(folder / LEFT_OUT_FILE, data.left_out)
 
 
 def with_reference(data: StageData, config: FineTune, model: Any, folder: Path, revision: str) -> StageData:
@@ -199,20 +228,46 @@ def add_result(model: Any, stage: FineTune, folder: Path) -> None:
 def put_weights(model: Any, stage: FineTune, folder: Path) -> tuple[str, ...]:
     """The weights of a stage's newest checkpoint (its average, where it kept one), the adapter attached; their names.
 
-    They take the type of the weights that they replace. Raises `ConfigError` when there is no checkpoint.
+    They take the type of the weights that they replace. Raises `ConfigError` when the stage is not finished.
     """
-    found = checkpoints(folder)
-    if not found:
-        raise ConfigError(f"stage {stage.name!r} has no checkpoint in {folder}; train it first")
+    path = result_of(stage, folder)
     names = set_trainable(model, stage.trainable, stage.lora)
     kinds = {name: model.get_parameter(name).dtype for name in names}
-    load_weights(found[-1][1], model, names, EMA_FILE if stage.ema_decay is not None else WEIGHTS_FILE)
+    load_weights(path.parent, model, names, path.name)
     for name, kind in kinds.items():
         parameter = model.get_parameter(name)
         # The adapter is merged in float32.
         if ".lora_" not in name:
             parameter.data = parameter.data.to(kind)
     return names
+
+
+def result_of(stage: FineTune, folder: Path) -> Path:
+    """The file of a finished stage's weights. Raises `ConfigError` for a stage that has not made all of its steps."""
+    found = checkpoints(folder)
+    if not found:
+        raise ConfigError(f"stage {stage.name!r} has no checkpoint in {folder}; train it first")
+    step, path = found[-1]
+    # GRPO, which may be ended at any step, says nothing.
+    num_steps = read_run(folder).get("num_steps", step)
+    if step < num_steps:
+        raise ConfigError(
+            f"stage {stage.name!r} in {folder} was cut off at step {step} of {num_steps}; finish it with --resume first"
+        )
+    return path / (EMA_FILE if stage.ema_decay is not None else WEIGHTS_FILE)
+
+
+def origins_of(config: FineTune, run_dir: Path, earlier: tuple[FineTune, ...]) -> dict[str, str]:
+    """Checkpoint and SHA-256 of all weights that the stage adds to its model before it begins, by what they are of."""
+    stages = {stage.name: stage for stage in earlier}
+    files = {name: result_of(stages[name], run_dir / name) for name in config.starts_from}
+    if config.initial is not None:
+        files["initial"] = Path(config.initial) / WEIGHTS_FILE
+    found = {}
+    for name, path in files.items():
+        with path.open("rb") as file:
+            found[name] = f"{path.parent.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return found
 
 
 def stage_facts(config: FineTune, revision: str, engine: Engine) -> dict[str, Any]:
@@ -227,21 +282,29 @@ def stage_facts(config: FineTune, revision: str, engine: Engine) -> dict[str, An
 
 
 def check_same_run(folder: Path, facts: dict[str, Any]) -> None:
-    """Raise `ConfigError` when the run in `folder` is of other settings, or began with other weights.
+    """Raise `ConfigError` when the run in `folder` is of other settings or data, or began with other weights.
 
     How it is logged, saved, read ahead and spread over processes may differ.
     """
-    before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    before = read_run(folder)
     now = json.loads(json.dumps(facts))
     free = {"log_every", "save_every", "evaluate_every", "evaluation", "keep", "trackers", "read"}
     keys = (before["config"].keys() | now["config"].keys()) - free
     changed = sorted(key for key in keys if before["config"].get(key) != now["config"].get(key))
     if before["model_revision"] != now["model_revision"]:
         changed.append("the model's weights")
+    if "starts_from" in now and before.get("starts_from") != now["starts_from"]:
+        changed.append("the results of the stages that it starts from")
     if changed:
         raise ConfigError(
             f"{folder} was started with other settings ({', '.join(changed)} changed); put them back, or choose "
             "another --run-dir"
+        )
+    if "data" in now and before.get("data") != now["data"]:
+        counts = before.get("data", {}).get("num_examples"), now["data"]["num_examples"]
+        raise ConfigError(
+            f"{folder} was started with other data: {counts[0]} usable examples then, {counts[1]} now, whose clips, "
+            "texts or lengths differ; put them back, or choose another --run-dir"
         )
 
 

@@ -160,13 +160,27 @@ class FineTuneModule(nn.Module):
         """float64 (B, 1): negative log-likelihood of each item's target, summed over its tokens."""
         model: Any = self.model
         decoder: Decoder = model.language_decoder()
-        prefix = model.encode([item.prompt for item in batch.items])
+        prefix = self.encode(batch)
         targets = [item.target for item in batch.items]
         hidden, tokens = target_states(decoder, prefix, targets)
         log_probs = token_log_probs(decoder, hidden, tokens, self.loss_chunk)
         rows = torch.tensor([row for row, target in enumerate(targets) for _ in target], device=log_probs.device)
         zeros = torch.zeros(len(targets), dtype=torch.float64, device=log_probs.device)
-        return (zeros.index_add(0, rows, -log_probs.double()) + self.touch())[:, None]
+        return zeros.index_add(0, rows, -log_probs.double())[:, None]
+
+    def encode(self, batch: MicroBatch) -> Prefix:
+        """The prompts as the decoder reads them, with a graph to every trained parameter outside of its layers.
+
+        The zero of `touch` is added here and not to the loss: FSDP2 reduces the gradients of a layer when those of its
+        input are there, so on all processes the input of the first layer must have some, or none may.
+        """
+        model: Any = self.model
+        prefix: Prefix = model.encode([item.prompt for item in batch.items])
+        zero = self.touch()
+        if not isinstance(zero, torch.Tensor):
+            return prefix
+        embeddings = prefix.embeddings + zero.to(prefix.embeddings)
+        return dataclasses.replace(prefix, embeddings=embeddings)
 
     def touch(self) -> torch.Tensor | float:
         """Zero, with a graph to every trained parameter outside of the decoder's layers.

@@ -67,14 +67,14 @@ class PreferenceModule(FineTuneModule):
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """float64 (B, 7): the columns of `GuidedDpo`, summed over the tokens of each item."""
         model: Any = self.model
-        prefix = model.encode([item.prompt for item in batch.items])
+        prefix = self.encode(batch)
         scores = score_shared(
             model.language_decoder(), prefix, [_answers(item) for item in batch.items], chunk=self.loss_chunk
         )
         rows = [
             self._row(item, [score.double() for score in own]) for item, own in zip(batch.items, scores, strict=True)
         ]
-        return torch.stack(rows) + self.touch()
+        return torch.stack(rows)
 
     def _row(self, item: Item, scores: Sequence[torch.Tensor]) -> torch.Tensor:
         """(7,) of one item."""

@@ -1,8 +1,10 @@
 """What a GRPO run keeps of its rollouts: which captions were sampled in a step, and what they were worth.
 
-`rollouts.jsonl` and `rewards.jsonl` (one pair per process where there are several) are ledgers keyed by step and place
-of the example. A run that is killed goes on from its last checkpoint and takes from them what it did after that: no
-judge is paid twice, and rollouts of a policy that is no more (`overlap="next"`) stay what they were.
+`rollouts.jsonl` and `rewards.jsonl` (one pair per process where there are several) are ledgers keyed by step and draw:
+the place of the example and, from its second draw in a step on, which draw it is. A run that is killed goes on from its
+last checkpoint and takes from them what it did after that: no judge is paid twice, and rollouts of a policy that is no
+more (`overlap="next"`) stay what they were. A group in which fewer than two rollouts came, or have a total, is not
+recorded, since it teaches nothing: a run that is stopped because the server or the judge was broken asks again.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Books:
         folder: of the run.
         rank, num_processes: of this process; what others wrote is read too, so that their number may change.
         first_step: nothing before it is needed any more.
-        settings: of the sampling; rollouts of other settings are refused.
+        settings: of the sampling; rollouts of other settings are refused where they would be used.
     """
 
     def __init__(
@@ -68,9 +70,9 @@ class Books:
         self._rollouts.close()
         self._rewards.close()
 
-    def group(self, step: int, place: int) -> Group | None:
-        """The rollouts that were sampled for an example in a step before, if any."""
-        line = self._groups.get(_key(step, place))
+    def group(self, key: str) -> Group | None:
+        """The rollouts that were sampled before under a key, if any."""
+        line = self._groups.get(key)
         if line is None:
             return None
         old = line["old"]
@@ -90,10 +92,12 @@ class Books:
         )
 
     def enter(
-        self, step: int, place: int, clip_id: str, rollouts: Sequence[Rollout], old: Sequence[torch.Tensor] | None
+        self, step: int, key: str, clip_id: str, rollouts: Sequence[Rollout], old: Sequence[torch.Tensor] | None
     ) -> Group:
-        """Record what was sampled."""
-        key = _key(step, place)
+        """Record what was sampled, and return it as a group."""
+        group = Group(key=key, rollouts=tuple(rollouts), old=None if old is None else tuple(old))
+        if len(rollouts) < 2:
+            return group
         lines = [dataclasses.asdict(rollout) for rollout in rollouts]
         # Numbers of float32 survive JSON: each has an exact decimal.
         values = None if old is None else [one.tolist() for one in old]
@@ -107,7 +111,7 @@ class Books:
                 "old": values,
             }
         )
-        return Group(key=key, rollouts=tuple(rollouts), old=None if old is None else tuple(old))
+        return group
 
     def scores(self, group: Group) -> list[Scored] | None:
         """What a group was found to be worth before, if it was."""
@@ -115,6 +119,8 @@ class Books:
 
     def enter_scores(self, step: int, group: Group, scores: Sequence[Scored]) -> None:
         """Record what a group is worth."""
+        if sum(one.total is not None for one in scores) < 2:
+            return
         self._rewards.append({"key": group.key, "step": step, "scores": [one.to_dict() for one in scores]})
 
     def _lines(self, path: Path, first_step: int) -> list[dict[str, Any]]:
@@ -125,15 +131,13 @@ class Books:
                 if not text.endswith("\n"):
                     continue
                 line = json.loads(text)
+                if line["step"] < first_step:
+                    continue
                 if line.get("settings", self._settings) != self._settings:
                     raise ConfigError(
-                        f"{path} holds rollouts sampled with {line['settings']}, this run has {self._settings}; "
-                        "choose another --run-dir"
+                        f"{path} holds rollouts of step {line['step']}, which is still to be learnt from, sampled with "
+                        f"{line['settings']}; this run has {self._settings}. Put the settings back, or choose another "
+                        "--run-dir"
                     )
-                if line["step"] >= first_step:
-                    found.append(line)
+                found.append(line)
         return found
-
-
-def _key(step: int, place: int) -> str:
-    return f"{step}/{place}"

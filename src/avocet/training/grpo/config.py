@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -40,10 +41,11 @@ class PolicySettings:
     def __post_init__(self) -> None:
         if self.variant not in get_args(LossVariant):
             raise ConfigError(f"PolicySettings: variant {self.variant!r} is none of {', '.join(get_args(LossVariant))}")
-        if not 0 < self.clip_low < 1 or not (self.clip_high or self.clip_low) > 0 or self.kl_weight < 0:
+        low, high = self.clip
+        if not 0 < low < 1 or not 0 < high < math.inf or not 0 <= self.kl_weight < math.inf:
             raise ConfigError(
-                "PolicySettings: clip_low must lie in (0, 1), clip_high be > 0 and kl_weight >= 0, got "
-                f"{self.clip_low}, {self.clip_high} and {self.kl_weight}"
+                "PolicySettings: clip_low must lie in (0, 1), clip_high be a number > 0 and kl_weight a number >= 0, "
+                f"got {self.clip_low}, {self.clip_high} and {self.kl_weight}"
             )
 
     @property
@@ -91,7 +93,13 @@ class Grpo:
     """Leave completions that ran into `max_new_tokens` out of the loss (their rewards still count in the group)."""
     mismatch_limit: float = 0.1
     """Mean absolute difference of log-probabilities per token between sampling and training that raises an alarm."""
+    log_ratio_limit: float = 5.0
+    """Largest absolute difference of a token's log-probability from that under the policy that sampled; more raises an
+    alarm. Not 0 only with several updates per batch or `overlap="next"`."""
     on_mismatch: OnMismatch = "warn"
+    """What both alarms do."""
+    max_idle_steps: int = 5
+    """Stop after so many steps in a row without a group to learn from; 0: never."""
     epochs: float | None = None
     max_steps: int | None = None
     precision: Precision = "bfloat16"
@@ -106,18 +114,43 @@ class Grpo:
 
     def __post_init__(self) -> None:
         self.stage()  # its own checks
-        if self.group_size < 2 or self.updates_per_batch < 1:
+        self._check_whole_numbers()
+        if not 0 <= self.length_soft < self.length_hard:
             raise ConfigError(
-                f"Grpo {self.name!r}: group_size must be >= 2 and updates_per_batch >= 1, got {self.group_size} and "
-                f"{self.updates_per_batch}"
+                f"Grpo {self.name!r}: 0 <= length_soft < length_hard must hold, got {self.length_soft} and "
+                f"{self.length_hard}"
             )
         if self.sampling.temperature <= 0:
             raise ConfigError(f"Grpo {self.name!r}: a group of greedy captions is one caption; set a temperature")
-        if not self.mismatch_limit > 0 or not self.rewards:
-            raise ConfigError(f"Grpo {self.name!r}: mismatch_limit must be > 0, and rewards name at least one reward")
+        if not self.mismatch_limit > 0 or not self.log_ratio_limit > 0 or not self.rewards:
+            raise ConfigError(
+                f"Grpo {self.name!r}: mismatch_limit and log_ratio_limit must be > 0, and rewards name at least one "
+                f"reward; got {self.mismatch_limit}, {self.log_ratio_limit} and {dict(self.rewards)}"
+            )
         for value, choices in ((self.overlap, Overlap), (self.on_mismatch, OnMismatch)):
             if value not in get_args(choices):
                 raise ConfigError(f"Grpo {self.name!r}: {value!r} is none of {', '.join(get_args(choices))}")
+
+    def _check_whole_numbers(self) -> None:
+        for name, value, least in (
+            ("group_size", self.group_size, 2),
+            ("updates_per_batch", self.updates_per_batch, 1),
+            ("max_idle_steps", self.max_idle_steps, 0),
+            ("batch.max_examples", self.batch.max_examples, 1),
+            ("batch.micro_examples", self.batch.micro_examples, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"Grpo {self.name!r}: {name} must be a whole number >= {least}, got {value!r}")
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is allowed and yet unlikely to be meant, one line each."""
+        if "length" in self.rewards and self.length_hard > self.sampling.max_new_tokens:
+            return (
+                f"{self.name}: no caption can reach length_hard, {self.length_hard} tokens, since max_new_tokens is "
+                f"{self.sampling.max_new_tokens}: one that never ends keeps part of the length reward",
+            )
+        return ()
 
     @property
     def needs_old(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from avocet.errors import ConfigError
 from avocet.models.features import FeatureStore
 from avocet.rewards.rubric import BackgroundScorer, Rubric
 from avocet.training.checkpoints import checkpoints
+from avocet.training.data.mixture import load_mixture
 from avocet.training.finetune.checkpoints import load_weights, restore_optimizer, save_checkpoint
-from avocet.training.finetune.engine import Engine, StepResult
+from avocet.training.finetune.engine import Engine
 from avocet.training.finetune.inputs import LEFT_OUT_FILE, BatchReader, StageData, read_stage_data, write_left_out
 from avocet.training.finetune.loop import build_model, check_same_run, learning_rate
 from avocet.training.finetune.module import backbone_of
 from avocet.training.finetune.parts import describe_trainable, set_modes, set_trainable
 from avocet.training.finetune.watch import METRICS_FILE, Watch, cut_metrics
+from avocet.training.grpo.alarms import Alarms
 from avocet.training.grpo.books import Books
 from avocet.training.grpo.config import Grpo
 from avocet.training.grpo.objective import GroupPolicy, Reference
@@ -34,11 +37,15 @@ from avocet.training.grpo.rollouts.base import RolloutEngine, WeightUpdate
 from avocet.training.grpo.rollouts.in_process import InProcessEngine
 from avocet.training.grpo.rollouts.parity import check_parity
 from avocet.training.grpo.steps import Sampled, StepMaker
+from avocet.training.inputs.plan import LengthPlan
 from avocet.training.inputs.prefetch import Prefetcher
 from avocet.training.run_folder import run_facts, write_uncommitted
 
 EngineMaker = Callable[[Any], RolloutEngine]
 """From the trained model to what samples from it."""
+
+_WATCHING = ("mismatch_limit", "log_ratio_limit", "on_mismatch", "max_idle_steps")
+"""Settings that change nothing that is learnt; another start may have others."""
 
 
 def run_grpo(
@@ -63,9 +70,11 @@ def run_grpo(
         engine: how training is spread over processes, "auto", "ddp" or "deepspeed:2".
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is False, or one of other settings; and wrong settings.
+        ConfigError: the folder holds a run and `resume` is False, or one of other settings or judges; wrong settings;
+            labels that cannot be judged by, naming the clip.
         RolloutError: the rollout engine failed.
         NonFiniteLossError: too many refused steps in a row.
+        NothingLearntError: too many steps in a row without anything to learn from.
         JudgeStop: the judge refuses everything, or the cost ceiling is reached; go on with `resume`.
     """
     config = plan.stage()
@@ -73,6 +82,7 @@ def run_grpo(
     existing = checkpoints(folder)
     if (existing or (folder / "run.json").exists()) and not resume:
         raise ConfigError(f"{folder} already holds a run; add --resume to go on with it, or choose another --run-dir")
+    rubric.check(load_mixture(plan.sources)[0])
     runner = Engine(config, engine, folder=str(folder))
     if runner.is_fsdp or engine == "deepspeed:3":
         raise ConfigError("GRPO needs whole weights in each process; use ddp or deepspeed:2")
@@ -80,7 +90,7 @@ def run_grpo(
     model: Any = loaded.model
     facts = _facts(plan, loaded.revision, runner, rubric)
     if (folder / "run.json").exists():
-        check_same_run(folder, facts)
+        _check_same(folder, facts)
     folder.mkdir(parents=True, exist_ok=True)
     data = runner.on_main(lambda: _group_data(plan, model, folder))
     torch.manual_seed(config.seed)  # all processes must draw the same adapter
@@ -90,10 +100,6 @@ def run_grpo(
         model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
     if existing:
         load_weights(existing[-1][1], model, names)
-    if runner.is_main and not (folder / "run.json").exists():
-        (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        write_uncommitted(folder)
-        write_left_out(folder / LEFT_OUT_FILE, data.left_out)
     runner.prepare(model, names, GroupPolicy(plan.policy, plan.sampling.max_new_tokens))
     set_modes(model, backbone_of(model))
     first_step = restore_optimizer(existing[-1][1], runner) if existing else 0
@@ -102,6 +108,10 @@ def run_grpo(
         _announce(plan, data, model, names, runner, rubric)
     sampler = rollouts(model) if rollouts else InProcessEngine(model, autocast=runner.uses_autocast)
     try:
+        if runner.is_main and not (folder / "run.json").exists():
+            write_left_out(folder / LEFT_OUT_FILE, data.left_out)
+            write_uncommitted(folder)
+            _write_facts(folder, facts | {"rollouts": sampler.identity})
         if rollouts and parity:
             _check_parity(plan, sampler, runner, data, first_step)
         _train(plan, folder, runner, data, reference, sampler, rubric, first_step)
@@ -115,15 +125,20 @@ def _check_parity(plan: Grpo, sampler: RolloutEngine, engine: Engine, data: Stag
     order = sorted(range(len(data.examples)), key=data.lengths.__getitem__)
     places = sorted({order[0], order[len(order) // 2], order[-1]})
     example = data.examples[places[0]]
-    sampler.sync(WeightUpdate(version=first_step * plan.updates_per_batch, model=engine.model))
-    report = check_parity(
-        sampler,
-        engine.model,
-        [data.examples[place].clip for place in places],
-        instruction=example.instruction or None,
-        sampling=plan.sampling,
-    )
-    report.require()
+    version = first_step * plan.updates_per_batch
+    sampler.sync(WeightUpdate(version=version, model=engine.model, on_main=engine.on_main))
+
+    def check() -> None:
+        report = check_parity(
+            sampler,
+            engine.model,
+            [data.examples[place].clip for place in places],
+            instruction=example.instruction or None,
+            sampling=plan.sampling,
+        )
+        report.require()
+
+    engine.on_main(check)
 
 
 def _train(
@@ -145,7 +160,7 @@ def _train(
         rank=engine.rank,
         num_processes=engine.num_processes,
         first_step=first_step,
-        settings={"sampling": plan.sampling.to_dict(), "group_size": plan.group_size, "engine": sampler.name},
+        settings={"sampling": plan.sampling.to_dict(), "group_size": plan.group_size, "engine": sampler.identity},
     )
     steps = range(first_step, num_steps)
     reading = Prefetcher(lambda step: reader.step(step, engine.rank), steps, depth=config.read.prefetch_steps)
@@ -157,7 +172,8 @@ def _train(
             Watch(engine, folder, config.name, num_steps, first_step) as watch,
         ):
             maker = StepMaker(plan, engine, data.examples, reference, sampler, scorer, books, first_step)
-            for step, sampled in _sampled_steps(plan, maker, steps, reading, sampler, engine):
+            alarms = Alarms(plan, watch.say)
+            for step, sampled in _sampled_steps(plan, maker, steps, reading, batches, sampler, engine):
                 result, figures = maker.update(sampled, learning_rate(config, step, num_steps))
                 done, is_last = step + 1, step + 1 == num_steps
                 if sampled.failures:
@@ -167,7 +183,7 @@ def _train(
                     rate = learning_rate(config, step, num_steps)
                     watch.step(done, result, rate, left_out, log=done % max(config.log_every, 1) == 0 or is_last)
                 watch.write({"step": done, **figures})
-                _alarm(plan, result, watch, done)
+                alarms.step(done, result, figures)
                 if (config.save_every and done % config.save_every == 0) or is_last:
                     save_checkpoint(folder, engine, done, config.keep)
     finally:
@@ -179,14 +195,15 @@ def _sampled_steps(
     maker: StepMaker,
     steps: range,
     reading: Iterator[Any],
+    batches: LengthPlan,
     sampler: RolloutEngine,
     engine: Engine,
 ) -> Iterator[tuple[int, Sampled]]:
     """The steps with their rollouts; with `overlap="next"` one is sampled before the one before it is learnt from."""
     waiting: tuple[int, Sampled] | None = None
     for step, (parts, failures) in zip(steps, reading, strict=True):
-        sampler.sync(WeightUpdate(version=maker.version, model=engine.model))
-        sampled = maker.sample(step, parts, failures)
+        sampler.sync(WeightUpdate(version=maker.version, model=engine.model, on_main=engine.on_main))
+        sampled = maker.sample(step, parts, failures, batches.batch(step))
         if plan.overlap == "within":
             yield step, sampled
             continue
@@ -195,21 +212,6 @@ def _sampled_steps(
         waiting = (step, sampled)
     if waiting is not None:
         yield waiting
-
-
-def _alarm(plan: Grpo, result: StepResult | None, watch: Watch, done: int) -> None:
-    """Speak up when sampling and training are not of one policy."""
-    mismatch = None if result is None else result.figures.get("mismatch")
-    if mismatch is None or mismatch <= plan.mismatch_limit:
-        return
-    text = (
-        f"step {done}: log-probabilities of sampling and training differ by {mismatch:.3f} per token on average, more "
-        f"than {plan.mismatch_limit:g}: the engine samples from another policy than the one that is trained. Check its "
-        "weights, precision and preprocessing (`avocet probe --parity`)"
-    )
-    if plan.on_mismatch == "stop":
-        raise ConfigError(text)
-    watch.say(text)
 
 
 def _group_data(plan: Grpo, model: Any, folder: Path) -> StageData:
@@ -232,6 +234,33 @@ def _facts(plan: Grpo, revision: str, engine: Engine, rubric: Rubric) -> dict[st
     }
 
 
+def _check_same(folder: Path, facts: dict[str, Any]) -> None:
+    """Raise `ConfigError` when the run in `folder` is of other settings or judges, or its record cannot be read."""
+    path = folder / "run.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}), so nobody knows what the run was; choose another --run-dir"
+        ) from error
+    kept = {name: before["config"][name] for name in _WATCHING if name in before["config"]}
+    check_same_run(folder, facts | {"config": facts["config"] | kept})
+    if before["judges"] != facts["judges"]:
+        names = sorted(before["judges"].keys() | facts["judges"].keys())
+        changed = [name for name in names if before["judges"].get(name) != facts["judges"].get(name)]
+        told = "; ".join(f"{name} by {before['judges'].get(name)}, now {facts['judges'].get(name)}" for name in changed)
+        raise ConfigError(
+            f"{folder} was begun with other judges ({told}), whose rewards cannot be mixed; put them back, or choose "
+            "another --run-dir"
+        )
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    unfinished = folder / "run.json.tmp"
+    unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / "run.json")
+
+
 def _announce(plan: Grpo, data: StageData, model: Any, names: Sequence[str], engine: Engine, rubric: Rubric) -> None:
     batches = data.plan(engine.config, engine.num_processes)
     weights = ", ".join(f"{name} {weight:g}" for name, weight in rubric.weights.items())
@@ -240,25 +269,6 @@ def _announce(plan: Grpo, data: StageData, model: Any, names: Sequence[str], eng
         *describe_trainable(model, tuple(names)),
         f"{plan.name}: {engine.config.num_steps(batches.steps_per_epoch)} steps of {plan.batch.max_examples} prompts x "
         f"{plan.group_size} captions; rewards {weights}",
+        *plan.notices,
     ]
     print("\n".join(lines), flush=True)
-
-
-def dry_run(plan: Grpo, run_dir: Path) -> str:
-    """What a run would do, without doing it. Reads the sources only."""
-    from avocet.training.data.mixture import load_mixture
-
-    examples = load_mixture(plan.sources)[0]
-    per_epoch = -(-len(examples) // plan.batch.max_examples)
-    steps = plan.stage().num_steps(per_epoch)
-    captions = min(steps * plan.batch.max_examples, round(steps / per_epoch * len(examples))) * plan.group_size
-    found = checkpoints(run_dir / plan.name)
-    return "\n".join(
-        [
-            f"{plan.name}: {steps} steps of {plan.batch.max_examples} prompts x {plan.group_size} captions from "
-            f"{len(examples)} examples, about {captions} captions to be judged by {', '.join(plan.rewards)}",
-            f"examples with keypoints: {sum(bool(one.checklist) for one in examples)}, with dialogue: "
-            f"{sum(bool(one.dialogue) for one in examples)}, with events: {sum(bool(one.events) for one in examples)}",
-            f"finished: {f'step {found[-1][0]}' if found else 'nothing'}",
-        ]
-    )

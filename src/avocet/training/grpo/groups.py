@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 
@@ -14,6 +14,10 @@ from avocet.rewards.rubric import Scored
 from avocet.training.finetune.module import GroupTokens, Item
 from avocet.training.grpo.books import Group
 from avocet.training.losses import group_advantages
+
+NoLesson = Literal["too_small", "without_spread", "cut_off"]
+"""Why a group teaches nothing: fewer than two scored rollouts; all of the same worth; all that could count ran into the
+token limit, and those are to be dropped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +43,11 @@ class Lesson:
     def completions(self) -> tuple[tuple[int, ...], ...]:
         return tuple(self.group.rollouts[place].token_ids for place in self.places)
 
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and completions together."""
+        return len(self.item.prompt.token_ids) + sum(map(len, self.completions))
+
     def with_log_probs(self, old: Sequence[torch.Tensor] | None, reference: Sequence[torch.Tensor] | None) -> Item:
         """Ready for the objective."""
         tokens = GroupTokens(
@@ -54,16 +63,18 @@ class Lesson:
         return dataclasses.replace(self.item, group=tokens, target=())
 
 
-def lesson_of(judged: JudgedGroup, *, divide_by_deviation: bool, drop_cut_off: bool) -> Lesson | None:
-    """The lesson of a group, or None when it has none: fewer than two scored rollouts, or all of the same worth.
+def lesson_of(judged: JudgedGroup, *, divide_by_deviation: bool, drop_cut_off: bool) -> Lesson | NoLesson:
+    """The lesson of a group, or why it has none.
 
     Unscored rollouts are left out of mean and deviation. `drop_cut_off` leaves those that ran into the token limit out
     of the loss, not out of the mean.
     """
     scored = [place for place, score in enumerate(judged.scores) if score.total is not None]
     totals = [float(judged.scores[place].total or 0.0) for place in scored]
-    if len(scored) < 2 or len(set(totals)) == 1:
-        return None
+    if len(scored) < 2:
+        return "too_small"
+    if len(set(totals)) == 1:
+        return "without_spread"
     values = torch.tensor([totals], dtype=torch.float64)
     advantages = group_advantages(values)[0] if divide_by_deviation else (values - values.mean())[0]
     kept = [
@@ -72,7 +83,7 @@ def lesson_of(judged: JudgedGroup, *, divide_by_deviation: bool, drop_cut_off: b
         if not (drop_cut_off and judged.group.rollouts[place].stop_reason == "length")
     ]
     if not kept:
-        return None
+        return "cut_off"
     return Lesson(
         item=judged.item,
         group=judged.group,
@@ -81,31 +92,17 @@ def lesson_of(judged: JudgedGroup, *, divide_by_deviation: bool, drop_cut_off: b
     )
 
 
-SUMS = (
-    "groups",
-    "groups_without_spread",
-    "groups_too_small",
-    "rollouts",
-    "rollouts_missing",
-    "rollouts_unscored",
-    "rollouts_cut_off",
-    "rollouts_collapsed",
-    "tokens",
-)
-"""Counts of a step that are added up over processes."""
-
-
-def count_groups(judged: Sequence[JudgedGroup], group_size: int) -> Counter[str]:
-    """`SUMS` of the groups of a step."""
-    counts: Counter[str] = Counter(dict.fromkeys(SUMS, 0))
-    for one in judged:
-        totals = [score.total for score in one.scores if score.total is not None]
+def count_groups(judged: Sequence[JudgedGroup], lessons: Sequence[Lesson | NoLesson], group_size: int) -> Counter[str]:
+    """What is counted of the groups of a step; `lessons` are what `lesson_of` makes of them."""
+    names = ("groups", "lessons", *(f"groups_{reason}" for reason in get_args(NoLesson)), "rollouts")
+    names += ("rollouts_missing", "rollouts_unscored", "rollouts_cut_off", "rollouts_collapsed", "tokens")
+    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    for one, lesson in zip(judged, lessons, strict=True):
         counts["groups"] += 1
-        counts["groups_too_small"] += len(totals) < 2
-        counts["groups_without_spread"] += len(totals) >= 2 and len(set(totals)) == 1
+        counts["lessons" if isinstance(lesson, Lesson) else f"groups_{lesson}"] += 1
         counts["rollouts"] += len(one.group.rollouts)
         counts["rollouts_missing"] += group_size - len(one.group.rollouts)
-        counts["rollouts_unscored"] += len(one.scores) - len(totals)
+        counts["rollouts_unscored"] += sum(score.total is None for score in one.scores)
         for rollout in one.group.rollouts:
             counts["rollouts_cut_off"] += rollout.stop_reason == "length"
             counts["rollouts_collapsed"] += is_collapsed(rollout.text, rollout.stop_reason)
@@ -113,15 +110,18 @@ def count_groups(judged: Sequence[JudgedGroup], group_size: int) -> Counter[str]
     return counts
 
 
-def reward_sums(judged: Sequence[JudgedGroup], names: Sequence[str]) -> dict[str, tuple[float, float, int]]:
-    """ "total" and each named part -> sum, sum of squares, and number of rollouts that have it."""
-    found = {}
-    for name in ("total", *names):
-        values = [
-            float(value)
-            for one in judged
-            for score in one.scores
-            if (value := score.total if name == "total" else score.parts.get(name)) is not None
-        ]
-        found[name] = (math.fsum(values), math.fsum(value * value for value in values), len(values))
-    return found
+def packed(lengths: Sequence[int], max_examples: int, max_tokens: int | None) -> list[range]:
+    """Places of prompts that pass the model together: runs of at most `max_examples`, and of `max_tokens` when padded
+    to their longest. A prompt that alone is longer passes alone.
+
+    packed([50, 60, 70, 10], max_examples=4, max_tokens=130) == [range(0, 2), range(2, 3), range(3, 4)]
+    """
+    runs: list[range] = []
+    start = longest = 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        count = place + 1 - start
+        if place > start and (count > max_examples or (max_tokens is not None and longest * count > max_tokens)):
+            runs.append(range(start, place))
+            start, longest = place, length
+    return [*runs, range(start, len(lengths))] if lengths else []

@@ -34,6 +34,7 @@ class GroupPolicy:
 
     def __init__(self, settings: PolicySettings, max_new_tokens: int) -> None:
         self._settings, self._max_new_tokens = settings, max_new_tokens
+        self._module: PolicyModule | None = None
         self.columns: Sequence[Column] = (
             Column(name="policy", weight=1.0),
             *(Column(name=name, weight=0.0) for name in _WATCHED),
@@ -49,7 +50,16 @@ class GroupPolicy:
         return (divisor, *[number] * (len(_WATCHED) - 1), compared)
 
     def module(self, model: nn.Module, loss_chunk: int) -> FineTuneModule:
-        return PolicyModule(model, loss_chunk, self._settings, self._max_new_tokens)
+        self._module = PolicyModule(model, loss_chunk, self._settings, self._max_new_tokens)
+        return self._module
+
+    def take_largest_log_ratio(self) -> float:
+        """Largest |log ratio| of a token in the passes of this process since the last call. A mean would hide it: half
+        of the tokens up and half of them down is a mean ratio of about 1."""
+        if self._module is None:
+            return 0.0
+        found, self._module.largest_log_ratio = float(self._module.largest_log_ratio), torch.zeros(())
+        return found
 
 
 class PolicyModule(FineTuneModule):
@@ -58,6 +68,8 @@ class PolicyModule(FineTuneModule):
     def __init__(self, model: nn.Module, loss_chunk: int, settings: PolicySettings, max_new_tokens: int) -> None:
         super().__init__(model, loss_chunk)
         self._settings, self._max_new_tokens = settings, max_new_tokens
+        self.largest_log_ratio = torch.zeros(())
+        """See `GroupPolicy.take_largest_log_ratio`."""
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """float64 (B, 6): the columns of `GroupPolicy`, summed over the completions of each item."""
@@ -88,9 +100,15 @@ class PolicyModule(FineTuneModule):
                 loss = loss.mean()
             sampled = None if group.sampled is None else group.sampled[place]
             mismatch = old - (old if sampled is None else sampled.to(policy.device))
+            self._watch_ratio((policy - old).detach())
             watched = (terms.kl, terms.clipped, terms.ratio, -policy, mismatch.abs())
             rows.append(torch.stack([loss, *(value.detach().double().mean() for value in watched)]))
         return torch.stack(rows).sum(dim=0)
+
+    def _watch_ratio(self, log_ratio: torch.Tensor) -> None:
+        largest = self.largest_log_ratio.to(log_ratio.device)
+        # maximum() keeps what is no number.
+        self.largest_log_ratio = torch.maximum(largest, log_ratio.abs().max()) if log_ratio.numel() else largest
 
 
 class Reference:

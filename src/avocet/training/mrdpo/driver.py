@@ -15,22 +15,21 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from avocet.errors import ConfigError
 from avocet.models.registry import load_model
 from avocet.records import Record, TrainingExample
 from avocet.training.checkpoints import checkpoints
-from avocet.training.data.mixture import load_mixture
 from avocet.training.finetune.export import export_merged
 from avocet.training.finetune.inputs import ClipReader
 from avocet.training.finetune.loop import fine_tune
 from avocet.training.mrdpo.config import MrDpo
+from avocet.training.mrdpo.data import read_round_data
 from avocet.training.mrdpo.gate import GateDecision, HeldOutScores, evaluate_held_out, gate
+from avocet.training.mrdpo.rounds import check_from_round, close_run, open_run, round_folder
 from avocet.training.mrdpo.sampling import sample_captions
 from avocet.training.mrdpo.scoring import CaptionScorer
 from avocet.training.mrdpo.selection import SelectionReport, select_pairs, write_pairs
-from avocet.training.run_folder import claim_run
 
 Say = Callable[[str], None]
 _R = TypeVar("_R", bound=Record)
@@ -94,18 +93,17 @@ def run_mrdpo(
 
     Args:
         plan: the rounds.
-        run_dir: their folder; going on there needs the same plan.
+        run_dir: their folder; going on there needs the same plan and judge.
         scorer: judges sampled and held-out captions.
-        from_round: do this round and those after it anew.
+        from_round: do this round and those after it anew. A run that was killed meanwhile goes on when it is asked for
+            the same once more.
         say: what is told of the progress.
 
-    Raises `ConfigError` for a folder of another plan, and what sampling, judging and training raise.
+    Raises `ConfigError` for a folder of another plan, judge or fewer rounds, for data that rounds cannot use, and what
+    sampling, judging and training raise.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    claim_run(run_dir, plan, free=frozenset({"rounds"}))
-    if from_round is not None:
-        _forget(run_dir, from_round, plan.rounds)
-    examples, held_out = (tuple(load_mixture(sources)[0]) for sources in (plan.sources, plan.held_out))
+    examples, held_out = read_round_data(plan)
+    open_run(run_dir, plan, scorer, from_round)
     rounds = [_first(plan, run_dir, held_out, scorer)]
     best = 0
     running = "not yet: the next round is under way"
@@ -124,14 +122,17 @@ def run_mrdpo(
         best = number
         if number < plan.rounds:
             _tell(run_dir, rounds, best, running, say)
+    close_run(run_dir)
     return _tell(run_dir, rounds, best, stopped, say)
 
 
-def dry_run(plan: MrDpo, run_dir: Path) -> str:
-    """What a run would do, without doing it."""
-    examples, held_out = (load_mixture(sources)[0] for sources in (plan.sources, plan.held_out))
+def dry_run(plan: MrDpo, run_dir: Path, from_round: int | None = None) -> str:
+    """What a run would do, without doing it. Raises `ConfigError` for a `from_round` or data that it would refuse."""
+    check_from_round(plan, from_round)
+    examples, held_out = read_round_data(plan)
     per_round = min(plan.clips_per_round or len(examples), len(examples))
-    done = [number for number in range(plan.rounds + 1) if (_folder(run_dir, number) / "result.json").exists()]
+    done = [number for number in range(plan.rounds + 1) if (round_folder(run_dir, number) / "result.json").exists()]
+    anew = [str(number) for number in done if from_round is not None and number >= from_round]
     verdicts = per_round * plan.samples_per_clip
     captions = sum(example.task != "qa" for example in held_out)
     return "\n".join(
@@ -140,14 +141,14 @@ def dry_run(plan: MrDpo, run_dir: Path) -> str:
             f"each samples {per_round} clips x {plan.samples_per_clip} captions ({verdicts} verdicts), trains a "
             f"{plan.adapter} adapter of rank {plan.lora.rank}, and is gated on {captions} captions and "
             f"{len(held_out) - captions} questions",
-            f"finished: {', '.join(map(str, done)) or 'nothing'}",
+            f"finished: {', '.join(map(str, done)) or 'nothing'}" + (f"; done anew: {', '.join(anew)}" if anew else ""),
         ]
     )
 
 
 def _first(plan: MrDpo, run_dir: Path, held_out: Sequence[TrainingExample], scorer: CaptionScorer) -> RoundResult:
     """The model before the first round, on the held-out clips."""
-    folder = _folder(run_dir, 0)
+    folder = round_folder(run_dir, 0)
     known = _read(folder / "result.json", RoundResult)
     if known is not None:
         return known
@@ -167,14 +168,15 @@ def _round(
     say: Say,
 ) -> RoundResult | str:
     """One round, or why it cannot be."""
-    folder = _folder(run_dir, number)
+    folder = round_folder(run_dir, number)
     known = _read(folder / "result.json", RoundResult)
     if known is not None:
         return known
     folder.mkdir(parents=True, exist_ok=True)
     start = rounds[best].model
     selection = _pairs(plan, folder, number, start, examples, scorer)
-    say(f"round {number}: {selection.num_pairs} pairs of {selection.num_examples} clips")
+    unread = f", {selection.num_failed} of them could not be read" if selection.num_failed else ""
+    say(f"round {number}: {selection.num_pairs} pairs of {selection.num_examples} clips{unread}")
     if selection.num_pairs < plan.min_pairs:
         return f"round {number} has {selection.num_pairs} pairs, fewer than {plan.min_pairs}"
     model = _train(plan, run_dir, number, start)
@@ -192,8 +194,8 @@ def _pairs(
     if known is not None:
         return known
     drawn = _drawn(examples, plan.clips_per_round, plan.seed, number)
-    loaded: Any = load_model(model, device="auto", dtype=plan.precision).model
-    reader = ClipReader(loaded, plan.read)
+    loaded = load_model(model, device="auto", dtype=plan.precision)
+    reader = ClipReader(loaded.model, plan.read)
     try:
         candidates, _ = sample_captions(
             loaded,
@@ -203,6 +205,7 @@ def _pairs(
             samples_per_clip=plan.samples_per_clip,
             sampling=dataclasses.replace(plan.sampling, seed=plan.seed * 1000 + number),
             batch_size=plan.sampling_batch,
+            broken=plan.read.broken,
         )
     finally:
         reader.close()
@@ -213,20 +216,24 @@ def _pairs(
 
 
 def _train(plan: MrDpo, run_dir: Path, number: int, start: str) -> Path:
-    """Guided DPO on the pairs, merged in float32 into a folder of its own."""
-    folder = _folder(run_dir, number)
+    """Guided DPO on the pairs, merged into a folder of its own.
+
+    In float32 whatever the precision of the training: a round may change weights by less than bfloat16 can tell, and
+    rounding the result of each would lose that for good.
+    """
+    folder = round_folder(run_dir, number)
     merged = folder / "model"
     if merged.is_dir():
         return merged
     initial = None
     if plan.adapter == "direct" and number > 1:
         # Not merged: the same adapter on the first model, where the last round left it.
-        start, initial = plan.model, str(checkpoints(_folder(run_dir, number - 1) / "dpo")[-1][1])
+        start, initial = plan.model, str(checkpoints(round_folder(run_dir, number - 1) / "dpo")[-1][1])
     config = plan.stage_of(number, start, str(folder / "pairs.jsonl"), initial)
     fine_tune(config, folder, resume=True)
     partial = folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    export_merged(config, (config,), folder, partial)
+    export_merged(config, (config,), folder, partial, precision="float32")
     partial.rename(merged)
     return merged
 
@@ -234,8 +241,8 @@ def _train(plan: MrDpo, run_dir: Path, number: int, start: str) -> Path:
 def _held_out_scores(
     plan: MrDpo, model: str, held_out: Sequence[TrainingExample], scorer: CaptionScorer, folder: Path
 ) -> HeldOutScores:
-    loaded: Any = load_model(model, device="auto", dtype=plan.precision).model
-    reader = ClipReader(loaded, plan.read)
+    loaded = load_model(model, device="auto", dtype=plan.precision)
+    reader = ClipReader(loaded.model, plan.read)
     try:
         return evaluate_held_out(
             loaded,
@@ -245,6 +252,7 @@ def _held_out_scores(
             folder,
             max_new_tokens=plan.sampling.max_new_tokens,
             batch_size=plan.sampling_batch,
+            broken=plan.read.broken,
         )
     finally:
         reader.close()
@@ -258,13 +266,6 @@ def _drawn(examples: Sequence[TrainingExample], count: int | None, seed: int, nu
     return [examples[place] for place in sorted(chosen)]
 
 
-def _forget(run_dir: Path, first: int, last: int) -> None:
-    if not 1 <= first <= last:
-        raise ConfigError(f"--from-round must be from 1 to {last}, got {first}")
-    for number in range(first, last + 1):
-        shutil.rmtree(_folder(run_dir, number), ignore_errors=True)
-
-
 def _tell(run_dir: Path, rounds: Sequence[RoundResult], best: int, stopped: str, say: Say) -> MrDpoResult:
     """Write the state of the run for people and programs."""
     result = MrDpoResult(rounds=tuple(rounds), best=best, stopped=stopped)
@@ -275,10 +276,6 @@ def _tell(run_dir: Path, rounds: Sequence[RoundResult], best: int, stopped: str,
     decision = "" if last.decision is None else f", {last.decision.decision}"
     say(f"round {last.number}: Total {_percent(last.scores.total)} on held-out clips{decision}")
     return result
-
-
-def _folder(run_dir: Path, number: int) -> Path:
-    return run_dir / f"round-{number}"
 
 
 def _read(path: Path, kind: type[_R]) -> _R | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+import os
 
 from avocet.errors import RecordError
-from avocet.records import Record, StopReason, TrainingExample
+from avocet.records import ClipRef, FloatOrNan, Record, StopReason, TrainingExample
+from avocet.training.data.formats_common import is_url
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,20 +37,15 @@ class Candidates(Record):
 class CaptionScore(Record):
     """What a caption is compared by; rates are fractions. nan: not scored."""
 
-    miss: float
-    hall: float
-    error_rate: float
+    miss: FloatOrNan
+    hall: FloatOrNan
+    error_rate: FloatOrNan
     """Miss + Hall."""
     repetition_rate: float
     unnatural: bool
     """Whether it has any unnatural pattern (`avocet.metrics.unnatural_patterns`)."""
     reason: str | None = None
     """Why the rates are nan."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON has no nan: None stands for it."""
-        rates = {name: getattr(self, name) for name in ("miss", "hall", "error_rate")}
-        return {**super().to_dict(), **{name: None if math.isnan(rate) else rate for name, rate in rates.items()}}
 
     @property
     def is_scored(self) -> bool:
@@ -61,3 +57,8 @@ def example_key(example: TrainingExample) -> str:
     if example.start_seconds is None and example.end_seconds is None:
         return example.clip.id
     return f"{example.clip.id}|{example.start_seconds},{example.end_seconds}"
+
+
+def absolute_clip(clip: ClipRef) -> ClipRef:
+    """The clip by a path that means the same from any folder, for files that lie elsewhere than the data."""
+    return clip if is_url(clip.path) else dataclasses.replace(clip, path=os.path.abspath(clip.path))

@@ -9,12 +9,17 @@ from typing import Any, Protocol, TypeVar
 from avocet.errors import ConfigError
 from avocet.ledger import Ledger
 from avocet.models.interface import Completion, Prefix, Prompt
+from avocet.models.registry import LoadedModel
 from avocet.records import Failure, Sampling, TrainingExample
+from avocet.training.finetune.config import Broken
 from avocet.training.finetune.inputs import ClipReader
 from avocet.training.finetune.module import Item
 from avocet.training.mrdpo.records import Candidates, SampledCaption, example_key
 
 _T = TypeVar("_T")
+
+FAILED_SUFFIX = ".failed.jsonl"
+"""Of the file beside a ledger with the clips that could not be read; it is there only if there are any."""
 
 
 class SamplingModel(Protocol):
@@ -28,7 +33,7 @@ class SamplingModel(Protocol):
 
 
 def sample_captions(
-    model: SamplingModel,
+    loaded: LoadedModel,
     reader: ClipReader,
     examples: Sequence[TrainingExample],
     path: Path,
@@ -36,6 +41,7 @@ def sample_captions(
     samples_per_clip: int,
     sampling: Sampling,
     batch_size: int = 8,
+    broken: Broken = "stop",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Candidates], list[Failure]]:
     """Sample captions of every example, in the order of `examples`.
@@ -44,14 +50,16 @@ def sample_captions(
     killed goes on to the same captions.
 
     Args:
-        path: the ledger.
+        loaded: the model and its version, which the ledger is bound to.
+        path: the ledger; clips that could not be read are listed beside it (`FAILED_SUFFIX`).
         samples_per_clip: k.
         sampling: with a temperature, unless k is 1: greedy samples are all the same.
+        broken: what to do about clips that cannot be read: stop, or leave them out.
 
-    Returns what was sampled, and the examples whose clip could not be read.
+    Returns what was sampled, and the examples whose clip could not be read; they are tried again by the next call.
 
-    Raises `ConfigError` for examples with the same key, for k > 1 without temperature, and for a ledger of other
-    settings.
+    Raises `ConfigError` for examples with the same key, for k > 1 without temperature, for a ledger of another model or
+    other settings, and for a clip that cannot be read while `broken` is "stop".
     """
     keys = [example_key(example) for example in examples]
     if len(set(keys)) < len(keys):
@@ -61,14 +69,22 @@ def sample_captions(
             f"{samples_per_clip} samples of each clip need a temperature > 0 (and at least one sample), got "
             f"temperature {sampling.temperature}"
         )
-    settings = {"samples_per_clip": samples_per_clip, "sampling": sampling.to_dict()}
+    settings = {
+        "model": loaded.model_id,
+        "revision": loaded.revision,
+        "samples_per_clip": samples_per_clip,
+        "sampling": sampling.to_dict(),
+    }
+    model: Any = loaded.model
+    failures: list[Failure] = []
     with Ledger(path, key="key") as ledger:
         found = _read(ledger, settings, path)
         missing = [(place, example) for place, example in enumerate(examples) if keys[place] not in found]
-        failures: list[Failure] = []
         for batch in _batches(missing, batch_size):
             items = reader.read(batch)
             failures += [item for item in items if isinstance(item, Failure)]
+            if failures and broken == "stop":
+                _refuse(failures)
             usable = [item for item in items if isinstance(item, Item)]
             for item, captions in zip(usable, _sampled(model, usable, samples_per_clip, sampling), strict=True):
                 candidates = Candidates(key=keys[item.index], captions=captions)
@@ -76,7 +92,22 @@ def sample_captions(
                 found[candidates.key] = candidates
             if progress is not None:
                 progress(len(found), len(examples))
+    _write_failures(path.with_suffix(FAILED_SUFFIX), failures)
     return [found[key] for key in keys if key in found], failures
+
+
+def _refuse(failures: Sequence[Failure]) -> None:
+    shown = "; ".join(f"{failure.path}: {failure.error}" for failure in failures[:5])
+    raise ConfigError(
+        f"{len(failures)} clips cannot be read: {shown}. Look at the data with `avocet data check`, repair or remove "
+        'these clips, or set read=ReadSettings(broken="leave_out"); what was sampled is kept'
+    )
+
+
+def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    path.unlink(missing_ok=True)
+    if failures:
+        path.write_text("".join(failure.to_json_line() + "\n" for failure in failures), encoding="utf-8")
 
 
 def _read(ledger: Ledger, settings: dict[str, Any], path: Path) -> dict[str, Candidates]:

@@ -56,7 +56,7 @@ class CaptionScorer:
             raise ConfigError(f"runs must be >= 1, got {runs}")
         self.judge = judge
         self._item_of = item_of
-        self._runs = runs
+        self.runs = runs
 
     def score(
         self,
@@ -82,7 +82,7 @@ class CaptionScorer:
             for one in candidates
             for place, caption in enumerate(one.captions)
         ]
-        judged = iter(collect_verdicts(self.judge, cases, runs=self._runs, folder=folder, progress=progress))
+        judged = iter(collect_verdicts(self.judge, cases, runs=self.runs, folder=folder, progress=progress))
         return [
             [_score(by_key[one.key], caption.text, next(judged).verdicts) for caption in one.captions]
             for one in candidates

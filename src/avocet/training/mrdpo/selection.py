@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from avocet.records import PreferencePair, Record, TrainingExample
-from avocet.training.mrdpo.records import Candidates, CaptionScore, example_key
+from avocet.training.mrdpo.records import Candidates, CaptionScore, absolute_clip, example_key
 from avocet.training.pairs import RoundThresholds, select_pair
 
 
@@ -20,6 +19,7 @@ class SelectionReport(Record):
     """What became of the examples of a round."""
 
     num_examples: int
+    """All that were drawn."""
     num_pairs: int
     num_no_winner: int
     """No two captions of which one beats the other in every metric by the thresholds."""
@@ -31,6 +31,8 @@ class SelectionReport(Record):
     """Of captions, by what stands before the first colon."""
     mean_chosen_error: float | None
     mean_rejected_error: float | None
+    num_failed: int = 0
+    """Examples whose clip could not be read."""
 
 
 def select_pairs(
@@ -44,6 +46,12 @@ def select_pairs(
 
     Captions of intervals (task `local_caption`) have thresholds of their own. Of equally good pairs the first in the
     order of the samples is taken.
+
+    Args:
+        examples: all that were drawn; those without candidates count as failed.
+        candidates: what was sampled.
+        scores: of each caption of each of the candidates.
+        round_number: written into the pairs.
     """
     by_key = {example_key(example): example for example in examples}
     pairs: list[PreferencePair] = []
@@ -68,7 +76,7 @@ def select_pairs(
         pairs.append(_pair(example, one, its_scores, chosen, rejected, round_number))
     reasons = Counter((score.reason or "").partition(":")[0] for row in scores for score in row if not score.is_scored)
     return pairs, SelectionReport(
-        num_examples=len(candidates),
+        num_examples=len(examples),
         num_pairs=len(pairs),
         num_no_winner=counts["no winner"],
         num_same=counts["same"],
@@ -76,15 +84,15 @@ def select_pairs(
         unscored_reasons=dict(reasons.most_common()),
         mean_chosen_error=_mean([pair.chosen_metrics["error_rate"] for pair in pairs]),
         mean_rejected_error=_mean([pair.rejected_metrics["error_rate"] for pair in pairs]),
+        num_failed=len(examples) - len(candidates),
     )
 
 
 def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
-    """One JSON line per pair, the file at once."""
+    """One JSON line per pair with the absolute path of its clip, the file at once."""
+    lines = [dataclasses.replace(pair, clip=absolute_clip(pair.clip)).to_json_line() + "\n" for pair in pairs]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(
-        "".join(json.dumps(pair.to_dict(), ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8"
-    )
+    temporary.write_text("".join(lines), encoding="utf-8")
     os.replace(temporary, path)
 
 

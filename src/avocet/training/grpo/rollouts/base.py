@@ -4,8 +4,9 @@
     groups = engine.sample(prompts, clips, instructions, 8, sampling, seeds)
 
 An engine samples from the policy of the last `sync`. Groups come in the order of the prompts. In-process groups are
-complete; an engine behind a server may hand out fewer than n rollouts of a prompt, since it rejects those whose tokens
-cannot be known for certain. Rejections are counted by reason in its `rejections`.
+complete; an engine behind a server may hand out fewer than n rollouts of a prompt, or none, since it rejects those
+whose tokens cannot be known for certain. Rejections are counted by reason in its `rejections`; whether too many are
+rejected to learn anything is for the run to judge, which sees whole steps of all processes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +54,9 @@ class WeightUpdate:
     model: Any
     """The trainer's model, without wrappers and with whole (unsharded) weights, its adapter attached. An engine reads
     it before `sync` returns and leaves it as it was."""
+    on_main: Callable[[Callable[[], None]], None] = lambda call: call()
+    """Makes a call on the first process of the training while the others wait for it, and raises on all of them what
+    it raises. All processes synchronise together."""
 
     def __post_init__(self) -> None:
         if self.version < 0:
@@ -75,6 +79,12 @@ class RolloutEngine(Protocol):
     """Samples from the policy."""
 
     name: str
+    """For messages: what it is, and where."""
+    identity: str
+    """What it is, wherever it is; kept with the rollouts, so that those of two engines are not mixed."""
+    takes_steps: bool
+    """Whether it is handed all prompts of a step at once, as suits a server that batches by itself; else the prompts
+    of one forward pass, which are judged while the next ones are sampled."""
     rejections: Counter[str]
     """Reason -> rollouts that were not handed out because of it, since the engine was made."""
 
@@ -99,7 +109,7 @@ class RolloutEngine(Protocol):
 
         Raises:
             ConfigError: lists of different length, n below 1, or no `sync` before.
-            RolloutError: the engine failed, or every rollout was rejected.
+            RolloutError: the engine failed.
         """
 
     def inspect(
@@ -140,10 +150,3 @@ def check_request(
         )
     if n < 1:
         raise ConfigError(f"a group needs n >= 1 rollouts, got {n}")
-
-
-def check_some_left(groups: Sequence[Sequence[Rollout]], asked: int, rejections: Counter[str], name: str) -> None:
-    """Raise `RolloutError` when all of `asked` rollouts were rejected: something is wrong with the whole engine."""
-    if asked and not any(groups):
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in rejections.most_common())
-        raise RolloutError(f"{name}: all {asked} rollouts were rejected, so far for: {reasons}; see docs/rollouts.md")

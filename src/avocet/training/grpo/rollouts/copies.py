@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from avocet.models.interface import Prompt
 from avocet.records import ClipRef, Sampling
-from avocet.training.grpo.rollouts.base import Inspection, Rollout, WeightUpdate, check_some_left
+from avocet.training.grpo.rollouts.base import Inspection, Rollout, WeightUpdate
 from avocet.training.grpo.rollouts.weights import write_adapter, write_merged
 
 Asked = tuple[list[Rollout], tuple[int, ...] | None]
@@ -40,14 +40,16 @@ class CopyEngine(abc.ABC):
     """`RolloutEngine` of a copy of the policy.
 
     Args:
-        name: for messages.
+        name, identity: as in `RolloutEngine`.
         settings: where and how weights are written.
         model: the trainer's, for its tokenizer and for how it reads clips.
         keep_versions: of the written weights, the newest ones.
     """
 
-    def __init__(self, name: str, settings: CopySettings, model: Any, *, keep_versions: int = 1) -> None:
-        self.name = name
+    takes_steps = True
+
+    def __init__(self, name: str, identity: str, settings: CopySettings, model: Any, *, keep_versions: int = 1) -> None:
+        self.name, self.identity = name, identity
         self.rejections: Counter[str] = Counter()
         self._model = model
         self._version: int | None = None
@@ -65,9 +67,7 @@ class CopyEngine(abc.ABC):
         seeds: Sequence[int],
     ) -> list[list[Rollout]]:
         """See `RolloutEngine.sample`. Also raises `MediaError` for a clip that cannot be read any more."""
-        groups = [group for group, _ in self._ask_all(prompts, clips, instructions, n, sampling, seeds)]
-        check_some_left(groups, n * len(prompts), self.rejections, self.name)
-        return groups
+        return [group for group, _ in self._ask_all(prompts, clips, instructions, n, sampling, seeds)]
 
     def inspect(
         self,
@@ -86,6 +86,9 @@ class CopyEngine(abc.ABC):
     def sync(self, weights: WeightUpdate) -> None:
         """Write the weights and have them loaded; does nothing for the version that is loaded.
 
+        The first process alone writes; a subclass says on which ones they are loaded. Nobody still samples from the
+        version before: an update lies between two versions, and all processes take part in it.
+
         Raises `RolloutError` when the engine does not take them, and what `write_merged` and `write_adapter` raise.
         """
         if weights.version == self._version:
@@ -93,28 +96,35 @@ class CopyEngine(abc.ABC):
         settings = self._copy_settings
         folder = Path(settings.folder).absolute() / f"version-{weights.version:08d}"
         before, self._version = self._version, None  # until it has worked, nothing must be sampled
-        shutil.rmtree(folder, ignore_errors=True)  # of the run before, if this one was resumed
+        weights.on_main(lambda: self._write(weights.model, folder))
         if settings.sync == "merged":
-            write_merged(weights.model, folder, settings.dtype)
-            self._load_merged(folder)
+            self._load_merged(folder, weights)
         else:
-            write_adapter(weights.model, folder, settings.model, settings.adapter_renames)
-            self._load_adapter(folder, weights.version, before)
+            self._load_adapter(folder, weights, before)
         self._version = weights.version
-        for old in sorted(folder.parent.glob("version-????????"))[: -self._keep_versions]:
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
 
     @abc.abstractmethod
     def close(self) -> None:
         """See `RolloutEngine.close`."""
 
+    def _write(self, model: Any, folder: Path) -> None:
+        """The weights into `folder`; versions that are older than those to be kept go."""
+        settings = self._copy_settings
+        shutil.rmtree(folder, ignore_errors=True)  # of the run before, if this one was resumed
+        if settings.sync == "merged":
+            write_merged(model, folder, settings.dtype)
+        else:
+            write_adapter(model, folder, settings.model, settings.adapter_renames)
+        for old in sorted(folder.parent.glob("version-????????"))[: -self._keep_versions]:
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
     @abc.abstractmethod
-    def _load_merged(self, folder: Path) -> None:
+    def _load_merged(self, folder: Path, weights: WeightUpdate) -> None:
         """Sample from the model in `folder` from now on."""
 
     @abc.abstractmethod
-    def _load_adapter(self, folder: Path, version: int, before: int | None) -> None:
+    def _load_adapter(self, folder: Path, weights: WeightUpdate, before: int | None) -> None:
         """Sample with the adapter in `folder` from now on, in place of that of version `before`, if any."""
 
     @abc.abstractmethod

@@ -31,6 +31,8 @@ class InProcessEngine:
     """
 
     name = "in_process"
+    identity = "in_process"
+    takes_steps = False
 
     def __init__(self, model: Any, *, samples_at_once: int = 0, autocast: bool = False) -> None:
         if samples_at_once < 0:

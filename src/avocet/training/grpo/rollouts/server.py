@@ -23,7 +23,7 @@ from typing import Any, Literal
 from avocet.errors import ConfigError
 from avocet.models.interface import Prompt
 from avocet.records import ClipRef, Record, Sampling
-from avocet.training.grpo.rollouts.base import Rollout, RolloutError, check_request
+from avocet.training.grpo.rollouts.base import Rollout, RolloutError, WeightUpdate, check_request
 from avocet.training.grpo.rollouts.copies import Asked, CopyEngine
 from avocet.training.grpo.rollouts.http_calls import HttpCalls
 from avocet.training.grpo.rollouts.media import (
@@ -117,7 +117,9 @@ class ServerSettings(Record):
         if self.dtype not in DTYPES:
             raise ConfigError(f"unknown dtype {self.dtype!r}; allowed: {', '.join(DTYPES)}")
         if self.sync == "merged" and not self.reload_calls:
-            raise ConfigError("a server of dialect 'openai' must be told how to load new weights: set reload")
+            raise ConfigError(
+                "a server of dialect 'openai' must be told how to load merged weights: set reload, or sync=\"adapter\""
+            )
 
     @property
     def reload_calls(self) -> tuple[EndpointCall, ...]:
@@ -138,8 +140,10 @@ class ServerEngine(CopyEngine):
     """
 
     def __init__(self, settings: ServerSettings, model: Any, *, api_key: str | None = None) -> None:
-        name = f"server:{settings.model}@{settings.base_url}"
-        super().__init__(name, settings, model, keep_versions=settings.keep_versions)
+        identity = f"server:{settings.model}"
+        super().__init__(
+            f"{identity}@{settings.base_url}", identity, settings, model, keep_versions=settings.keep_versions
+        )
         self.settings = settings
         self._served = settings.model
         self._calls = HttpCalls(
@@ -155,9 +159,12 @@ class ServerEngine(CopyEngine):
         """Close the connections; the server goes on."""
         self._calls.close()
 
-    def _load_merged(self, folder: Path) -> None:
-        for call in self.settings.reload_calls:
-            self._reload(call, folder)
+    def _load_merged(self, folder: Path, weights: WeightUpdate) -> None:
+        def load() -> None:
+            for call in self.settings.reload_calls:
+                self._reload(call, folder)
+
+        weights.on_main(load)
 
     def _reload(self, call: EndpointCall, folder: Path) -> None:
         reply = self._calls.post(call.path, _filled(call.body, str(folder)))
@@ -165,14 +172,18 @@ class ServerEngine(CopyEngine):
         if '"success":false' in reply.replace(" ", "").lower():
             raise RolloutError(f"{self.settings.root}{call.path}: the server did not do it: {reply[:200]}")
 
-    def _load_adapter(self, folder: Path, version: int, before: int | None) -> None:
-        name = f"{self.settings.model}-{version:08d}"
-        # In place, since an attempt that seemed lost may have loaded it.
-        body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
-        self._calls.post("/v1/load_lora_adapter", body)
+    def _load_adapter(self, folder: Path, weights: WeightUpdate, before: int | None) -> None:
+        name = f"{self.settings.model}-{weights.version:08d}"
+
+        def load() -> None:
+            # In place, since an attempt that seemed lost may have loaded it.
+            body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
+            self._calls.post("/v1/load_lora_adapter", body)
+            if before is not None:
+                self._calls.post("/v1/unload_lora_adapter", {"lora_name": f"{self.settings.model}-{before:08d}"})
+
+        weights.on_main(load)
         self._served = name
-        if before is not None:
-            self._calls.post("/v1/unload_lora_adapter", {"lora_name": f"{self.settings.model}-{before:08d}"})
 
     def _ask_all(
         self,

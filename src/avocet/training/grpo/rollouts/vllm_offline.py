@@ -19,7 +19,7 @@ from typing import Any, Literal
 from avocet.errors import ConfigError
 from avocet.models.interface import Prompt
 from avocet.records import ClipRef, Record, Sampling
-from avocet.training.grpo.rollouts.base import Rollout, RolloutError, check_request
+from avocet.training.grpo.rollouts.base import Rollout, RolloutError, WeightUpdate, check_request
 from avocet.training.grpo.rollouts.copies import Asked, CopyEngine
 from avocet.training.grpo.rollouts.media import NotSendable, SeenMedia, even_frames, processor_arguments, seen_media
 from avocet.training.grpo.rollouts.replies import Rejected, read_rollout
@@ -42,6 +42,8 @@ class VllmSettings(Record):
     """Where new weights are written."""
     sync: Literal["merged", "adapter"] = "merged"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    keep_versions: int = 1
+    """Written versions that are kept."""
     sleep: bool = True
     """Give the GPU's memory back between rollouts. Needs a GPU."""
     max_model_tokens: int = 32768
@@ -56,11 +58,13 @@ class VllmSettings(Record):
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"unknown dtype {self.dtype!r}; allowed: {', '.join(DTYPES)}")
-        if self.max_model_tokens < 1 or self.adapter_rank < 1 or not 0 < self.gpu_memory_utilization <= 1:
+        if min(self.max_model_tokens, self.adapter_rank, self.keep_versions) < 1:
             raise ConfigError(
-                "max_model_tokens and adapter_rank must be >= 1 and gpu_memory_utilization in (0, 1], got "
-                f"{self.max_model_tokens}, {self.adapter_rank} and {self.gpu_memory_utilization}"
+                "max_model_tokens, adapter_rank and keep_versions must be >= 1, got "
+                f"{self.max_model_tokens}, {self.adapter_rank} and {self.keep_versions}"
             )
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
 
 
 class VllmOfflineEngine(CopyEngine):
@@ -75,7 +79,8 @@ class VllmOfflineEngine(CopyEngine):
 
     def __init__(self, settings: VllmSettings, model: Any) -> None:
         self._vllm = _vllm()
-        super().__init__(f"vllm:{settings.model}", settings, model)
+        name = f"vllm:{settings.model}"
+        super().__init__(name, name, settings, model, keep_versions=settings.keep_versions)
         self.settings = settings
         self._adapter: Any = None
         self._asleep = False
@@ -97,8 +102,8 @@ class VllmOfflineEngine(CopyEngine):
         """Let vLLM go."""
         self._llm = None
 
-    def _load_merged(self, folder: Path) -> None:
-        self._wake()
+    def _load_merged(self, folder: Path, weights: WeightUpdate) -> None:
+        self._wake()  # every process has its own copy
         try:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         except Exception as error:  # whatever vLLM's workers raise
@@ -108,10 +113,10 @@ class VllmOfflineEngine(CopyEngine):
         self._llm.reset_mm_cache()
         self._rest()
 
-    def _load_adapter(self, folder: Path, version: int, before: int | None) -> None:
+    def _load_adapter(self, folder: Path, weights: WeightUpdate, before: int | None) -> None:
         request = importlib.import_module("vllm.lora.request").LoRARequest
         # Numbers of adapters begin at 1, versions at 0.
-        self._adapter = request(f"policy-{version:08d}", version + 1, str(folder))
+        self._adapter = request(f"policy-{weights.version:08d}", weights.version + 1, str(folder))
 
     def _ask_all(
         self,
