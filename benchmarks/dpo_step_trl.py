@@ -15,7 +15,8 @@ float32. The adapter is trained, the reference is the model without it.
               (TRL can do so for text only)
 
 Some steps that are not counted, then `--repeats` steps in turn. `cpu_seconds` is the processor time of all threads. The
-losses of the first steps are compared: both sides train the same adapter in the same way.
+losses of the first steps are compared: both sides train the same adapter in the same way. `peak_bytes` is the most that
+a step added to the memory of the process (Linux).
 """
 
 from __future__ import annotations
@@ -197,20 +198,33 @@ def make_item(model: QwenOmniModel, seconds: float, completion: int) -> tuple[It
 def measure(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, Any]]:
     """Each step `repeats` times, in turn."""
     found: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu_seconds": []} for name in steps}
+    peaks: dict[str, list[int]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+            before = _status_bytes("VmRSS")
             began, began_cpu = time.perf_counter(), time.process_time()
             step()
             found[name]["seconds"].append(time.perf_counter() - began)
             found[name]["cpu_seconds"].append(time.process_time() - began_cpu)
+            peaks[name].append(_status_bytes("VmHWM") - before)
     results: dict[str, dict[str, Any]] = {}
     for name, figures in found.items():
         medians = {f"median_{key}": round(statistics.median(values), 4) for key, values in figures.items()}
         results[name] = medians | {"all_seconds": [round(value, 4) for value in figures["seconds"]]}
+        results[name]["peak_bytes"] = max(peaks[name])
     for result in results.values():
         for key in ("median_seconds", "median_cpu_seconds"):
             result[f"speedup_of_{key}"] = round(results["compact"][key] / result[key], 3)
     return results
+
+
+def _status_bytes(field: str) -> int:
+    """A size in kB of this process, as Linux keeps it."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field} in /proc/self/status")
 
 
 def compare_losses(theirs: TrlSide, ours: AvocetSide, num_steps: int = 3) -> dict[str, list[float]]:

@@ -290,6 +290,7 @@ def test_wrong_use_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     for arguments, expected in (
         ((), "--captions"),
         (("--captions", captions), "AVOCET_BENCHMARK_DATA"),
+        (("--captions", captions, "--annotations", annotations, "--judge", "exact"), "name a model: --judge gpt-4.1"),
         (("--captions", captions, "--annotations", annotations), "--judge"),
         (("--captions", captions, "--annotations", annotations, "--judge", "x"), "AVOCET_JUDGE_API_KEY"),
         (("--model", "nano", "--annotations", annotations), "--videos"),

@@ -300,7 +300,7 @@ def test_flags_of_the_text_and_of_runs(events: Evaluation) -> None:
     assert page.find("ul", "flags", inside="item-worst-1") == ["!collapsed: end loop"]
     assert page.find("ul", "flags", inside="item-best-1") == ["!unnatural: markup residue"]
     assert page_of(events).find("ul", "flags", inside="item-best-2") == [
-        "!not every run scored it: no JSON found: the reply was cut"
+        "!scored in part: no JSON found: the reply was cut"
     ]
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from avocet.judging.client import JudgeClient
     from avocet.judging.messages import CallParameters
 
+EXACT = "exact"
+"""Name of the theatre's own judge, for commands that can use it."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
@@ -60,6 +63,10 @@ class JudgeOptions:
         name = model or self.judge
         if name is None:
             raise ConfigError("name the judge's model with --judge, for example --judge gpt-4.1")
+        if name == EXACT:
+            raise ConfigError(
+                "the exact judge knows the truth of theatre clips alone; name a model: --judge gpt-4.1"
+            )
         path = self.cache or default_cache_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

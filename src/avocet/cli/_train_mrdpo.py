@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from avocet.cli._judge_options import JudgeOptions
+from avocet.cli._judge_options import EXACT, JudgeOptions
 from avocet.cli._shared import RecipeSettings
 from avocet.errors import AvocetError, ConfigError
 
 if TYPE_CHECKING:
     from avocet.training.mrdpo.scoring import CaptionScorer
-
-EXACT = "exact"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

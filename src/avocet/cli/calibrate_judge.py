@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
-from avocet.cli._judge_options import JudgeOptions
+from avocet.cli._judge_options import EXACT, JudgeOptions
 from avocet.cli._shared import counter, find_annotations
 from avocet.errors import ConfigError
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from avocet.evaluation.judge_calibration import CalibrationPlan
     from avocet.judging.client import JudgeClient
     from avocet.judging.judge import Judge
-
-EXACT = "exact"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

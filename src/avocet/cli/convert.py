@@ -29,7 +29,8 @@ class ConvertArguments:
     to: Layout = "avocet"
     """avocet: its own layout, which transformers' Auto classes read too; released: that of the release, key by key."""
     adapter: tuple[Path, ...] = ()
-    """PEFT adapter folders to merge first, in this order (video-SALMONN 2+)."""
+    """PEFT adapter folders to merge first, in this order: those that `avocet train export` writes, of any model, and
+    those that video-SALMONN 2+ was released as."""
     training_file: Path | None = None
     """A training checkpoint of the released 7B (a .bin file, or the folder of all_parameters.bin) to put on MODEL."""
     allow_pickle: bool = False
@@ -61,13 +62,14 @@ def _load(arguments: ConvertArguments) -> tuple[Any, tuple[str, ...]]:
     if dtype == "auto" and arguments.training_file is None:
         dtype = _stored_dtype(arguments.model)
     if str(read_config(arguments.model).get("model_type", "")).startswith(("qwen2_5_omni", "qwen3_omni")):
-        if arguments.adapter or arguments.training_file or arguments.to == "released":
+        if arguments.training_file or arguments.to == "released":
             raise ConfigError(
-                "a Qwen-Omni checkpoint has one layout and no released adapters; only its dtype can change"
+                "a Qwen-Omni checkpoint has one layout; only its dtype can change and adapters be merged into it"
             )
         from avocet.models.qwen_omni.checkpoint import load_checkpoint as load_omni
 
-        return load_omni(arguments.model, device="cpu", dtype=dtype), ()
+        omni: Any = load_omni(arguments.model, device="cpu", dtype=dtype)
+        return omni, _merge(omni, arguments.adapter)
     if arguments.training_file is not None:
         from avocet.models.salmonn2.v1_training_files import load_v1_bin
 
@@ -82,15 +84,20 @@ def _load(arguments: ConvertArguments) -> tuple[Any, tuple[str, ...]]:
 
 
 def _merge(model: Any, adapters: tuple[Path, ...]) -> tuple[str, ...]:
+    """Merge adapters, ours or released ones; what to know about them."""
     if not adapters:
         return ()
+    from avocet.models.adapters import is_exported, load_adapter_folder
     from avocet.models.salmonn2.adapters import load_adapter
     from avocet.models.salmonn2.plus import PlusModel
 
-    if not isinstance(model, PlusModel):
-        raise ConfigError(f"adapters are merged into video-SALMONN 2+ models, not into {type(model).__name__}")
-    warnings = [warning for folder in adapters for warning in load_adapter(model, folder)]
-    return tuple(dict.fromkeys(warnings))
+    warnings: dict[str, None] = {}
+    for folder in adapters:
+        if isinstance(model, PlusModel) and not is_exported(folder):
+            warnings |= dict.fromkeys(load_adapter(model, folder))
+        else:
+            load_adapter_folder(model, folder)
+    return tuple(warnings)
 
 
 def _write(model: Any, arguments: ConvertArguments) -> None:

@@ -31,6 +31,10 @@ class DecoderModel(nn.Module):
     """Tokens that end a completion; the first is written after a target, the last fills padding."""
     feature_store: FeatureStore | None = None
     """Where the outputs of frozen towers are kept; None: they are computed every time. See `avocet.models.features`."""
+    adapter_root: str = ""
+    """Where the base that PEFT adapters are made for begins, see `avocet.models.adapters`."""
+    base_model_prefix: str = ""
+    """What PEFT asks every model for that holds one of transformers'."""
 
     @property
     def min_frames(self) -> int:

@@ -1,12 +1,14 @@
 """From a model's name to the model.
 
 A name is one of `model_names()`, a hub id (`owner/name`), a local folder, or `NAME@FOLDER`: the weights of FOLDER read
-with the settings of NAME (a folder alone does not say that it is AVoCaDO and not plain Qwen2.5-Omni).
+with the settings of NAME (a folder alone does not say that it is AVoCaDO and not plain Qwen2.5-Omni). The folder of an
+exported adapter is its base, which it names, with the adapter added to the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from importlib import resources
@@ -14,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from avocet.errors import ConfigError, ModelNotFoundError
+from avocet.errors import CheckpointError, ConfigError, ModelNotFoundError
 from avocet.models.loading import REVISION_DIGITS, listed, read_config, weights_revision
 from avocet.records import Record
 
@@ -112,12 +114,38 @@ def load_model(
     """
     if not isinstance(name, str) or not name.strip():
         raise ConfigError(f"no model is named: {name!r}; {_loadable()}")
+    if (adapter := _adapter_folder(name)) is not None:
+        return _load_adapted(adapter, device, dtype, revision, options)
     source = _find(name, revision)
     found = source.commit or weights_revision(source.folder)
     if revision is not None and not source.commit and not found.startswith(revision[:REVISION_DIGITS]):
         raise ModelNotFoundError(f"model {name!r} is here in revision {found or '(no weights)'}, not in {revision}")
     model = _load(source, device, dtype, options or ModelOptions())
     return LoadedModel(model=model, model_id=source.model_id, revision=found)
+
+
+def _adapter_folder(name: str) -> Path | None:
+    """The folder of a PEFT adapter without a model."""
+    folder = Path(name).expanduser()
+    has_adapter = (folder / "adapter_config.json").is_file()
+    return folder.resolve() if has_adapter and not (folder / "config.json").is_file() else None
+
+
+def _load_adapted(
+    folder: Path, device: str, dtype: str, revision: str | None, options: ModelOptions | None
+) -> LoadedModel:
+    from avocet.models.adapters import load_adapter_folder, read_adapter_config
+
+    base = read_adapter_config(folder).get("base_model_name_or_path")
+    if not isinstance(base, str) or (base and _adapter_folder(base) is not None):
+        raise CheckpointError(f"{folder}: an adapter must name its model in base_model_name_or_path, got {base!r}")
+    loaded = load_model(base, device=device, dtype=dtype, options=options)
+    versions = f"{loaded.revision} {weights_revision(folder)}"
+    found = hashlib.sha256(versions.encode()).hexdigest()[:REVISION_DIGITS]
+    if revision is not None and not found.startswith(revision[:REVISION_DIGITS]):
+        raise ModelNotFoundError(f"model {str(folder)!r} is here in revision {found}, not in {revision}")
+    load_adapter_folder(loaded.model, folder)
+    return LoadedModel(model=loaded.model, model_id=folder.name, revision=found)
 
 
 def _load(source: _Source, device: str, dtype: str, options: ModelOptions) -> CaptionModel:

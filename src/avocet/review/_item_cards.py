@@ -89,7 +89,7 @@ def _facts(outcome: ItemOutcome, headline: str, units: Mapping[str, Unit]) -> It
 
 
 def _flags(outcome: ItemOutcome) -> str:
-    """What a look at the text alone objects to, and runs without a score."""
+    """What a look at the text alone objects to, and runs or questions without a score."""
     facts, flags = outcome.text, []
     if facts is not None and facts.collapse_sign is not None:
         flags.append(f"collapsed: {facts.collapse_sign.replace('_', ' ')}")
@@ -98,7 +98,7 @@ def _flags(outcome: ItemOutcome) -> str:
     if facts is not None and facts.is_cut_off:
         flags.append("cut off at the token limit")
     if outcome.status == "partly scored":
-        flags.append(f"not every run scored it: {cut(outcome.reason or '')}")
+        flags.append(f"scored in part: {cut(outcome.reason or '')}")
     items = "".join(f'<li><span class="sign" aria-hidden="true">!</span>{text(flag)}</li>' for flag in flags)
     return f'<ul class="flags" aria-label="Flags">{items}</ul>' if items else ""
 

@@ -147,11 +147,15 @@ def _failure_section(report: EvaluationReport, outcomes: Sequence[ItemOutcome]) 
         parts.append(f"<h3>{len(missing):,} without a caption</h3>{_folded_list(missing)}")
     if unscored:
         num = sum(report.unscored_reasons.values())
-        items = f"{report.num_unscored:,} items without any score, {report.num_partly_scored:,} not scored in every run"
+        items = f"{report.num_unscored:,} items without any score, {report.num_partly_scored:,} scored in part"
         parts.append(
             f'<h3>{num:,} unscored verdicts</h3><p class="remark">{items}. None of them counts as zero.</p>'
             f"{_folded_list(unscored)}"
         )
+    if report.unscored_questions:
+        questions = [f"{count:,} × {text(cut(reason))}" for reason, count in report.unscored_questions.items()]
+        num = sum(report.unscored_questions.values())
+        parts.append(f"<h3>{num:,} unscored questions in scored verdicts</h3>{_folded_list(questions)}")
     body = "\n".join(parts) or "<p>Every item has a caption, and every verdict was scored.</p>"
     return _section("failures", "What is missing", body)
 

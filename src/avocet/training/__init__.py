@@ -82,7 +82,7 @@ def run(
         elif step == "export" and plan.fine_tunes():
             from avocet.training.finetune.export import export_stage
 
-            export_stage(plan.fine_tunes(), folder, part, to)
+            export_stage(plan.fine_tunes(), folder, part, to, keep_finished=stage == "all")
         elif step == "export":
             export_model(plan, folder, folder / "export")
         else:

@@ -257,7 +257,8 @@ def test_an_adapter_holds_all_that_was_trained_and_gives_the_merged_model(make_s
     assert "base_model.model.audio.query_tokens" in stored
     assert "base_model.model.decoder.model.layers.0.self_attn.q_proj.lora_A.weight" in stored
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (4, 8, ["k_proj", "q_proj", "v_proj"])
+    assert (settings["r"], settings["lora_alpha"]) == (4, 8)
+    assert settings["target_modules"][0] == "decoder.model.layers.0.self_attn.k_proj"
     model = load_model(config.model, device="cpu", dtype="float32").model
     changed = load_adapter_folder(model, adapter)
     assert "audio.query_tokens" in changed

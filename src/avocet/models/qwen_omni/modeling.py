@@ -46,6 +46,7 @@ class QwenOmniModel(DecoderModel):
     """A `CaptionModel` around a transformers thinker; `checkpoint` loads one."""
 
     world = None
+    adapter_root = "thinker."
 
     def __init__(self, thinker: Any, tokenizer: Any, family: Family, settings: ReadingSettings) -> None:
         super().__init__()
