@@ -14,10 +14,11 @@ def test_arguments_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(training, "run", lambda *arguments: calls.append(arguments) or 0)
     assert main(["train", "sft", "nano", "--run-dir", "runs/x", "--resume", "--part", "late"]) == 0
-    assert main(["train", "align", "recipes/other.py", "--engine", "fsdp2"]) == 0
+    settings = ["--set", "a=1", "--set", "b=c=d"]
+    assert main(["train", "align", "recipes/other.py", "--engine", "fsdp2", *settings]) == 0
     assert calls == [
-        ("sft", "nano", "runs/x", True, "late", "auto", "merged"),
-        ("align", "recipes/other.py", None, False, None, "fsdp2", "merged"),
+        ("sft", "nano", "runs/x", True, "late", "auto", "merged", {}),
+        ("align", "recipes/other.py", None, False, None, "fsdp2", "merged", {"a": "1", "b": "c=d"}),
     ]
 
 

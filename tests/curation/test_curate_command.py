@@ -34,7 +34,7 @@ def test_exports_of_an_earlier_run_do_not_stay(corpus: Path, tmp_path: Path) -> 
     with teaching(Faults(), (2, *TWO)) as (server, _):
         words = command("avocado", corpus, out, server)
         formats = ("--format", "parquet", "plus", "webdataset")
-        # Of the three sources one is a validation video at this seed.
+        # Of the three sources two go to validation at this seed.
         assert main([*words, "--val-fraction", "0.5", "--seed", "1", *formats]) == 0
         sides = {split: card(out).splits[split].num_clips for split in ("train", "val")}
         assert min(sides.values()) > 0

@@ -1,25 +1,10 @@
-"""The released annotation files, and surroundings without keys and caches of the user's."""
+"""Surroundings without keys and caches of the user's."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-
-_SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-
-
-@pytest.fixture(scope="session")
-def benchmark_data() -> Path:
-    """Tests skip without the files, but not in CI when the shared folder is there."""
-    named = os.environ.get("AVOCET_BENCHMARK_DATA")
-    folder = Path(named) if named else _SHARED / "data"
-    if not folder.is_dir():
-        if os.environ.get("CI") == "true" and _SHARED.is_dir():
-            pytest.fail(f"{folder} is missing although {_SHARED} is there")
-        pytest.skip(f"no benchmark files at {folder}")
-    return folder
 
 
 @pytest.fixture

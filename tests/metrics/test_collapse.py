@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -101,28 +100,17 @@ def test_theatre_captions_do_not_collapse() -> None:
     assert collapse_rate([reference_caption(make_script(seed, level=2)) for seed in range(100)]).num_hits == 0
 
 
-@pytest.fixture(scope="module")
-def data_folder() -> Path:
-    shared = Path(__file__).resolve().parents[2].parent / "shared"
-    folder = Path(os.environ.get("AVOCET_BENCHMARK_DATA", shared / "data"))
-    if not folder.is_dir():
-        if os.environ.get("CI") == "true" and shared.is_dir():
-            pytest.fail(f"{folder} is missing although {shared} is there")
-        pytest.skip(f"no benchmark files at {folder}")
-    return folder
-
-
-def test_references_of_vs2_do_not_collapse(data_folder: Path) -> None:
-    references = [item.reference for item in load_benchmark("vs2").read(data_folder / "video_salmonn2_test.json")]
+def test_references_of_vs2_do_not_collapse(benchmark_data: Path) -> None:
+    references = [item.reference for item in load_benchmark("vs2").read(benchmark_data / "video_salmonn2_test.json")]
     rate = collapse_rate(references, ["length"] * len(references))  # also under the stricter rule for cut-off texts
     assert (rate.num_hits, rate.num_values) == (0, 483)
     looped = [f"{text} {'The music continues. ' * 12}" for text in references]
     assert collapse_rate(looped).rate == 1
 
 
-def test_real_collapses_among_the_captions_of_a_model(data_folder: Path) -> None:
+def test_real_collapses_among_the_captions_of_a_model(benchmark_data: Path) -> None:
     """DREAM-1K's file brings a model's captions beside the references; read by eye, these four ran in circles."""
-    lines = (data_folder / "dream_1k_example.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (benchmark_data / "dream_1k_example.jsonl").read_text(encoding="utf-8").splitlines()
     contents = [json.loads(line)["messages"][1]["content"][0] for line in lines]
     assert collapse_rate([item["reference"] for item in contents]).num_hits == 0
     written = collapse_rate([item["text"] for item in contents])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -184,22 +183,8 @@ def test_theatre_captions_are_natural() -> None:
     assert unnatural_rate([reference_caption(make_script(seed, level=2)) for seed in range(100)]).num_hits == 0
 
 
-_SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-
-
-@pytest.fixture(scope="module")
-def data_folder() -> Path:
-    named = os.environ.get("AVOCET_BENCHMARK_DATA")
-    folder = Path(named) if named else _SHARED / "data"
-    if not folder.is_dir():
-        if os.environ.get("CI") == "true" and _SHARED.is_dir():
-            pytest.fail(f"{folder} is missing although {_SHARED} is there")
-        pytest.skip(f"no benchmark files at {folder}")
-    return folder
-
-
-def test_false_positives_on_the_references_of_vs2(data_folder: Path) -> None:
-    items = load_benchmark("vs2").read(data_folder / "video_salmonn2_test.json")
+def test_false_positives_on_the_references_of_vs2(benchmark_data: Path) -> None:
+    items = load_benchmark("vs2").read(benchmark_data / "video_salmonn2_test.json")
     references = [item.reference for item in items]
     assert len(references) == 483
     flagged = {index: unnatural_patterns(text) for index, text in enumerate(references) if text and is_unnatural(text)}
@@ -212,11 +197,11 @@ def test_false_positives_on_the_references_of_vs2(data_folder: Path) -> None:
     assert unnatural_rate(references).rate <= 0.01
 
 
-def test_false_positives_on_texts_that_the_rules_were_not_made_on(data_folder: Path) -> None:
-    ugc = json.loads((data_folder / "ugc_videocap_final_caption_qa.json").read_text(encoding="utf-8"))["samples"]
+def test_false_positives_on_texts_that_the_rules_were_not_made_on(benchmark_data: Path) -> None:
+    ugc = json.loads((benchmark_data / "ugc_videocap_final_caption_qa.json").read_text(encoding="utf-8"))["samples"]
     (flagged,) = [pattern for sample in ugc for pattern in unnatural_patterns(sample["answer"])]
     assert flagged.excerpt == "<|withitn|>"  # it is there
-    lines = (data_folder / "dream_1k_example.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (benchmark_data / "dream_1k_example.jsonl").read_text(encoding="utf-8").splitlines()
     contents = [json.loads(line)["messages"][1]["content"][0] for line in lines]
     assert unnatural_rate([item["reference"] for item in contents]).num_hits == 0
     assert unnatural_rate([item["text"] for item in contents]).num_hits == 0  # written by a captioner

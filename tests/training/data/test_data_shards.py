@@ -73,6 +73,20 @@ def test_samples_of_every_kind(mode, tmp_path):
     ]
 
 
+def test_a_caption_beside_a_record_does_not_take_its_place(tmp_path):
+    """Data sets of the web keep the page's text in a field `caption` or `text`."""
+    turns = [("human", "Describe."), ("gpt", "Truth."), ("chosen", "Good."), ("reject", "Bad.")]
+    talk = {"caption": "alt text", "conversations": [{"from": role, "value": text} for role, text in turns]}
+    swift = {"text": "ocr", "messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}]}
+    native = {"text": "ocr", "clip": {"id": "x", "path": "y"}, "task": "caption", "instruction": "D", "target": "T"}
+    members = [("0.mp4", b"0"), ("0.json", talk), ("1.mp4", b"1"), ("1.json", swift), ("2.mp4", b"2")]
+    data = read_examples(make_shard(tmp_path / "a.tar", [*members, ("2.json", native)], "w"))
+    assert [(pair.chosen, pair.rejected, pair.ground_truth) for pair in data.pairs] == [("Good.", "Bad.", "Truth.")]
+    assert [(one.instruction, one.target) for one in data.examples] == [("Q?", "A")]
+    # A native record has the fields of a record and no others.
+    assert "text" in data.rejected[0].reason
+
+
 def test_extracted_once_and_anew_when_the_shard_changes(tmp_path):
     path = make_shard(tmp_path / "a.tar", [("1.wav", WAV), ("1.txt", b"Rain")])
     first = Path(read_examples(path).examples[0].clip.path)

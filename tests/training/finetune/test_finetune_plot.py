@@ -49,7 +49,12 @@ def test_ticks_are_round_numbers_in_readable_units(tmp_path: Path) -> None:
 
 def test_values_are_where_the_axis_says(tmp_path: Path) -> None:
     """The plot is 672 wide from 64 and 198 high from 12; losses from 0 to 4, the last step is 4."""
-    losses = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": float("nan")}, {"step": 4, "loss": 0.0}]
+    losses = [
+        {"step": 1, "loss": 4.0},
+        {"step": 2, "loss": float("nan")},
+        {"step": 3, "loss": None},
+        {"step": 4, "loss": 0.0},
+    ]
     page = write_plot([stage(tmp_path / "sft", losses)]).read_text()
     assert '<polyline points="232.0,12.0 736.0,210.0"' in figure(page, "Loss per target token")
 

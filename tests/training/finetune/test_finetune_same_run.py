@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from avocet.errors import ConfigError
 from avocet.training.checkpoints import checkpoints
 from avocet.training.data import DataSource
-from avocet.training.finetune import BatchSettings, ReadSettings
+from avocet.training.finetune import BatchSettings, ReadSettings, loop
 from avocet.training.finetune.export import export_stage
 from avocet.training.finetune.loop import fine_tune
-from avocet.training.finetune.watch import read_metrics
+from avocet.training.finetune.plot import write_plot
+from avocet.training.finetune.watch import METRICS_FILE, read_metrics
 
 
 def cut_off(folder: Path) -> None:
@@ -108,3 +109,41 @@ def test_a_damaged_record_of_the_run_is_one_clear_line(text, reason, make_stage,
     (folder / "run.json").write_text(text)
     with pytest.raises(ConfigError, match=rf"run\.json {reason}.*; put it back, or choose another --run-dir"):
         fine_tune(config, tmp_path, resume=True)
+
+
+def test_a_step_without_readable_clips_is_none_and_the_count_goes_on(make_stage, staged, tmp_path, monkeypatch) -> None:
+    """Two clips, one per step; one vanishes as training begins, and is there again for the second half."""
+    data = tmp_path / "data"
+    shutil.copytree(staged, data)
+    (data / "train.jsonl").write_text("\n".join((data / "train.jsonl").read_text().splitlines()[:2]) + "\n")
+    config = make_stage(
+        "plus",
+        sources=(DataSource(path=str(data / "train.jsonl")),),
+        batch=BatchSettings(max_examples=1),
+        read=ReadSettings(num_workers=0, prefetch_steps=0, broken="leave_out"),
+        max_steps=4,
+        log_every=4,
+    )
+    with monkeypatch.context() as patched:
+        announce = loop._announce
+
+        def announce_and_lose_a_clip(*arguments) -> None:
+            announce(*arguments)
+            (data / "1.mp4").rename(data / "gone")
+
+        patched.setattr(loop, "_announce", announce_and_lose_a_clip)
+        folder = fine_tune(config, tmp_path)
+    lines = read_metrics(folder / METRICS_FILE)
+    empty = [line for line in lines if line["loss"] is None]
+    assert [(line["examples"], line["target_tokens"], line["refused"]) for line in empty] == [(0, 0, False)] * 2
+    assert lines[-1]["left_out"] == 2
+    for line in empty:
+        if line["step"] > 1:
+            files = [folder / f"checkpoint-{step}" / "weights.safetensors" for step in (line["step"] - 1, line["step"])]
+            assert files[0].read_bytes() == files[1].read_bytes()
+    write_plot([folder])
+    (data / "gone").rename(data / "1.mp4")
+    for step in (3, 4):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    fine_tune(config, tmp_path, resume=True)
+    assert read_metrics(folder / METRICS_FILE)[-1]["left_out"] == 1

@@ -227,7 +227,7 @@ def test_steps_that_are_not_finite_are_refused_and_end_the_run(make_stage, tmp_p
     with pytest.raises(NonFiniteLossError, match="2 steps in a row up to step 1 were refused"):
         fine_tune(config, tmp_path / "run")
     lines = read_metrics(tmp_path / "run" / "sft" / METRICS_FILE)
-    assert [line["refused"] for line in lines] == [True]
+    assert [(line["refused"], line["loss"]) for line in lines] == [(True, None)]
     names = set_trainable(model, config.trainable, config.lora)
     stored = load_file(tmp_path / "run" / "sft" / "checkpoint-1" / "weights.safetensors")
     assert all(torch.equal(stored[name], model.get_parameter(name)) for name in names if ".lora_A." not in name)
@@ -267,6 +267,7 @@ def test_an_adapter_holds_all_that_was_trained_and_gives_the_merged_model(make_s
     assert all(torch.equal(part, whole.state_dict()[name]) for name, part in model.state_dict().items())
     with pytest.raises(ConfigError, match="exists and is not empty"):
         export_stage((config,), tmp_path, "sft", "merged")
+    assert export_stage((config,), tmp_path, "sft", "merged", keep_finished=True) == merged
     with pytest.raises(CheckpointError, match="no readable adapter"):
         load_adapter_folder(model, tmp_path)
 
@@ -341,6 +342,13 @@ def test_the_command_line_trains_exports_and_plots(make_stage, tmp_path, write_r
     assert "audio_queries: 0 of 16 parameters are trained" in capsys.readouterr().out
     assert main(["train", "export", str(recipe), "--run-dir", run_dir, "--to", "adapter"]) == 0
     assert (tmp_path / "run" / "export-sft-adapter" / "adapter_config.json").is_file()
+    # What a killed export leaves; then the same command again, when everything is there.
+    (tmp_path / "run" / "export-sft-merged.partial").mkdir()
+    (tmp_path / "run" / "export-sft-merged.partial" / "config.json").write_text("half")
+    assert main(["train", "all", str(recipe), "--run-dir", run_dir]) == 0
+    assert (tmp_path / "run" / "export-sft-merged" / "model.safetensors").is_file()
+    assert not (tmp_path / "run" / "export-sft-merged.partial").exists()
+    assert main(["train", "all", str(recipe), "--run-dir", run_dir]) == 0
     assert main(["train", "plot", run_dir]) == 0
     page = (tmp_path / "run" / "plot.html").read_text()
     assert page.count("<polyline") >= 4

@@ -35,18 +35,19 @@ MEDIA_KEY = "media"
 """Where `ClipRef.meta` holds "audio" or "image" for clips that are no video."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_CHOICE = re.compile(r"(?:^|\n|\s)\(?A[.):]\s.*(?:\n|\s)\(?B[.):]\s", re.DOTALL)
+# Questions are hostile text: each pattern takes time linear in their length.
+_CHOICE_A, _CHOICE_B = re.compile(r"(?:^|\s)\(?A[.):]\s"), re.compile(r"\s\(?B[.):]\s")
 _TRANSCRIPT = re.compile(
     r"\btranscri(?:be|pt|ption)|\bspeech (?:recognition|to text)|\brecogni[sz]e the speech|"
     r"\bwrite down (?:what|the words|the speech|all speech)",
     re.IGNORECASE,
 )
 _DESCRIBE = re.compile(
-    r"\bdescri(?:be|ption|bing)|\bcaption|\bnarrat|\bsummari[sz]|\brecount\b|\bdepict|\bgive (?:a|an) .*account|"
-    r"\btell .*what (?:happens|is shown)",
+    r"\bdescri(?:be|ption|bing)|\bcaption|\bnarrat|\bsummari[sz]|\brecount\b|\bdepict|\bgive (?:a|an) .{0,100}account|"
+    r"\btell .{0,100}what (?:happens|is shown)",
     re.IGNORECASE,
 )
-_TIME = r"(?:\d+:\d\d(?:\.\d+)?|\d+(?:\.\d+)?)\s*(?:s\b|sec\w*)?"
+_TIME = r"(?:\d+:\d\d(?:\.\d+)?|\d+(?:\.\d+)?)\s*+(?:s\b|sec\w*)?"
 _INTERVAL = re.compile(
     rf"\b(?:from|between)\s+(?:the\s+)?(?:second\s+)?{_TIME}\s*(?:to|and|until|till|-|–)\s*(?:second\s+)?{_TIME}",
     re.IGNORECASE,
@@ -207,7 +208,8 @@ def clean_answer(text: str, what: str = "the answer") -> str:
 def guess_task(question: str, kind: Media) -> Task:
     """By the rules in the module's description."""
     described: Task = "audio_caption" if kind == "audio" else "caption"
-    if _CHOICE.search(question):
+    first = _CHOICE_A.search(question)
+    if first is not None and _CHOICE_B.search(question, first.end()):
         return "qa"
     if _TRANSCRIPT.search(question):
         return "asr"

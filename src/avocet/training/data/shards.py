@@ -27,9 +27,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from avocet.errors import ConfigError, RecordError
+from avocet.training.data.export_pairs_trl import is_trl
 from avocet.training.data.formats_common import Context, ItemMedia, Media, clean_answer, clip_of, make_example, task_of
+from avocet.training.data.formats_conversations import is_conversation
 from avocet.training.data.formats_folders import AUDIO_CAPTION_INSTRUCTION
 from avocet.training.data.formats_json import MAX_ITEM_BYTES, Item, parse_item
+from avocet.training.data.formats_native import is_native
+from avocet.training.data.formats_swift import is_swift
 from avocet.training.data.records import Outcome, Rejected
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv"})
@@ -213,7 +217,7 @@ def _of_json(data: bytes, where: str, context: Context, read_item: ReadItem) -> 
     for item in _records(data, where):
         if isinstance(item, Rejected):
             outcomes.append(item)
-        elif any(isinstance(item.value.get(name), str) for name in ("caption", "text")):
+        elif _is_plain(item.value):
             assert context.media is not None
             outcomes.append(_plain(context, context.media, item.value))
         else:
@@ -237,6 +241,12 @@ def _records(data: bytes, where: str) -> Iterator[Item | Rejected]:
             yield Item(where=place, value=value)
         else:
             yield Rejected(where=place, reason=f"no JSON object but {type(value).__name__}")
+
+
+def _is_plain(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a caption and no record of another format that has one beside it."""
+    has_format = is_native(value) or is_swift(value) or is_trl(value) or is_conversation(value)
+    return not has_format and any(isinstance(value.get(name), str) for name in ("caption", "text"))
 
 
 def _plain(context: Context, media: ItemMedia, value: Mapping[str, Any]) -> Outcome:

@@ -39,7 +39,7 @@ class StepResult:
     """What one step did; the same on all processes but for `prompt_tokens`."""
 
     loss: float
-    """Of supervised stages the mean over the target tokens of the step."""
+    """Of supervised stages the mean over the target tokens of the step; NaN where there was none."""
     figures: Mapping[str, float]
     """Mean of each column of the objective that has anything in this step, where there are several columns."""
     task_losses: Mapping[str, float]
@@ -51,6 +51,19 @@ class StepResult:
     num_examples: int
     refused: bool
     """Whether loss or gradient were not finite, and nothing was stepped."""
+
+
+_NOTHING = StepResult(
+    loss=float("nan"),
+    figures={},
+    task_losses={},
+    gradient_norm=float("nan"),
+    num_targets=0,
+    num_tokens=0,
+    num_examples=0,
+    refused=False,
+)
+"""Of a step without any example that could be read: there is no loss, and nothing is stepped."""
 
 
 class Engine:
@@ -204,6 +217,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         totals = self._totals(batches)
+        if not any(total for column, total in zip(self.objective.columns, totals, strict=True) if column.weight):
+            return _NOTHING
         scale = self._scale(totals)
         self.optimizer.zero_grad()
         sums: list[tuple[Item, list[float]]] = []

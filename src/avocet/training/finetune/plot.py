@@ -98,8 +98,9 @@ def _key(place: int, name: str, lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _points(lines: Sequence[dict[str, Any]], key: str, factor: float) -> list[_Point]:
-    """(step, value) where the value is there and finite."""
-    return [(line["step"], factor * line[key]) for line in lines if key in line and math.isfinite(line[key])]
+    """(step, value) where the value is there and finite; a step without loss, or a refused one, has null."""
+    values = [(line["step"], line.get(key)) for line in lines]
+    return [(step, factor * value) for step, value in values if value is not None and math.isfinite(value)]
 
 
 def _figure(title: str, curves: Sequence[Sequence[_Point]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,10 @@ class Watch:
         self._engine, self._path = engine, folder / METRICS_FILE
         self._num_steps = num_steps
         self._began = time.perf_counter()
-        self._tokens, self._refused, self._left_out = 0, 0, 0
+        self._tokens = 0
+        # A run that goes on counts on.
+        before = [line for line in read_metrics(self._path) if "refused_steps" in line] if self._path.is_file() else []
+        self._refused, self._left_out = (before[-1]["refused_steps"], before[-1]["left_out"]) if before else (0, 0)
         self._progress: Any = None
         self._name, self._first_step = name, first_step
 
@@ -58,11 +62,11 @@ class Watch:
             self._engine.accelerator.end_training()
 
     def step(self, done: int, result: StepResult, learning_rate: float, left_out: int, *, log: bool) -> None:
-        """After each step; metrics are written when `log`, or when the step was refused."""
+        """After each step; metrics are written when `log`, when the step was refused, or when clips were left out."""
         self._tokens += result.num_tokens
         self._refused += result.refused
         self._left_out += left_out
-        if not (log or result.refused):
+        if not (log or result.refused or left_out):
             return
         seconds = time.perf_counter() - self._began
         speed = self._tokens / seconds
@@ -91,12 +95,13 @@ class Watch:
             self._progress.update(self._task, completed=done, facts=facts)
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """One line of metrics, of which `step` is one."""
+        """One line of metrics, of which `step` is one; what is not finite, which JSON cannot say, is null."""
+        known = {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
         if self._engine.is_main:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
+                file.write(json.dumps(dict.fromkeys(metrics) | known, allow_nan=False) + "\n")
         if self._engine.config.trackers:
-            numbers = {key: value for key, value in metrics.items() if key != "step"}
+            numbers = {key: value for key, value in known.items() if key != "step"}
             self._engine.accelerator.log(numbers, step=metrics["step"])
 
     def say(self, text: str) -> None:
