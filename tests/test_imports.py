@@ -22,7 +22,9 @@ ORDER = (
 MODEL_BLIND = ("captioning", "evaluation", "training")
 """Parts that get their model from outside: by registry name, or built by a recipe."""
 
-MODEL_NEUTRAL = ("interface", "layout", "registry", "prefix", "features", "lora", "decoder", "scoring", "loops")
+MODEL_NEUTRAL = (
+    *("interface", "layout", "registry", "prefix", "features", "lora", "adapters", "decoder", "scoring", "loops"),
+)
 """What the model-blind parts may use of `avocet.models`."""
 
 OF_THE_THEATRE = (

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -64,6 +66,19 @@ def _check_strings(record: Record, name: str, *fields: str) -> None:
         object.__setattr__(record, field, tuple(values))
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def is_url(path: str) -> bool:
+    """Whether a clip's path is an address rather than a local file."""
+    return _URL.match(path) is not None
+
+
+DIALOGUE_UNKNOWN = "dialogue_unknown"
+"""Field of `ClipRef.meta`, true where nobody looked for dialogue or what was found could not be read: the empty
+`TrainingExample.dialogue` then does not say that nobody speaks."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipRef(Record):
     """Where a clip is, without its pixels."""
@@ -79,6 +94,10 @@ class ClipRef(Record):
         _check(bool(self.id), "ClipRef: id must not be empty")
         _check(bool(self.path), f"ClipRef {self.id!r}: path must not be empty")
         _check_interval(f"ClipRef {self.id!r}", self.start_seconds, self.end_seconds)
+
+    def absolute(self) -> ClipRef:
+        """The clip by a path that means the same from any folder, for files that may lie anywhere."""
+        return self if is_url(self.path) else dataclasses.replace(self, path=os.path.abspath(self.path))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

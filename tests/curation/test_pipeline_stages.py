@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from avocet.curation.pipelines.session import JudgeSettings, LazyJudge, LazyTeac
 from avocet.curation.teachers import TeacherError, Teachers, TeacherTask
 from avocet.curation.teachers.bindings import TeacherOptions
 from avocet.errors import ConfigError, MediaError, RecordError
-from avocet.records import ClipRef, TrainingExample
+from avocet.records import DIALOGUE_UNKNOWN, ClipRef, TrainingExample
 
 
 def test_segments_are_asked_about_on_the_files_timeline_and_kept_on_the_clips() -> None:
@@ -272,12 +273,20 @@ def test_annotations_return_to_their_examples() -> None:
     gone = dataclasses.replace(caption, clip=ClipRef(id="b", path="b.mp4"))
     clips = list(caption_clips([caption, other, gone]))
     assert [(clip.id, clip.facts["caption"]["text"]) for clip in clips] == [("a", "A dog."), ("b", "A dog.")]
-    found = clips[0].with_facts("events", {"events": ["A dog."]})
+    found = clips[0].with_facts("events", {"events": ["A dog."]}).with_facts("dialogue", {"utterances": []})
+    done, unread = dataclasses.replace(ref, path=str(Path("a.mp4").absolute())), {DIALOGUE_UNKNOWN: True}
+    lost = dataclasses.replace(gone.clip, path=str(Path("b.mp4").absolute()), meta=unread)
     assert list(annotated([other, caption, gone], [found])) == [
-        other,
-        dataclasses.replace(caption, events=("A dog.",)),
-        gone,
+        dataclasses.replace(other, clip=done),
+        dataclasses.replace(caption, clip=done, events=("A dog.",)),
+        dataclasses.replace(gone, clip=lost),  # it failed: whether somebody speaks is not known
     ]
+    unreadable = clips[0].with_facts("dialogue", {"unread": "three unreadable replies"})
+    (example,) = annotated([caption], [unreadable])
+    assert example.clip.meta == unread
+    known = dataclasses.replace(caption, dialogue=({"speaker": "a man", "text": "Hello."},))
+    (example,) = annotated([known], [unreadable])
+    assert (example.dialogue, example.clip.meta) == (known.dialogue, {})
     with pytest.raises(RecordError, match="two captions"):
         list(caption_clips([caption, caption]))
 

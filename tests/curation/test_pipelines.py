@@ -200,13 +200,14 @@ def test_a_ceiling_of_costs_stops_and_the_next_run_continues(
 
 
 def test_errors_of_the_command_say_what_to_do(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
     with teaching(Faults()) as (server, _):
         for more, message in (
-            (["curate", "vs2", str(corpus), "--out", "x"], "nobody is bound to the role 'visual'"),
+            (["curate", "vs2", str(corpus), "--out", out], "nobody is bound to the role 'visual'"),
             (["curate", "vs2", str(corpus)], "name a folder for the output"),
             (["curate", "card", str(tmp_path)], "give the --out folder"),
-            (["curate", "vs2", str(corpus), "--out", "x", "--ray", "--max-cost", "1"], "leave out one of"),
-            (["curate", "annotate", "a", "b", "--out", "x"], "give one file of captions"),
+            (["curate", "vs2", str(corpus), "--out", out, "--ray", "--max-cost", "1"], "leave out one of"),
+            (["curate", "annotate", "a", "b", "--out", out], "give one file of captions"),
         ):
             assert main(more) == 2
             assert message in capsys.readouterr().err

@@ -14,7 +14,7 @@ from reading_judge import SAID, TIES, kitchen, literal, rollout, scored, told
 from avocet.errors import ConfigError, RecordError
 from avocet.judging import JudgeClient
 from avocet.metrics import EventFindings
-from avocet.records import ClipRef, Verdict
+from avocet.records import DIALOGUE_UNKNOWN, ClipRef, Verdict
 from avocet.rewards import binding_reward, event_reward, make_rubric, repetition_reward
 from avocet.rewards.sound_binding import BindingFindings, TieAnswer
 from avocet.theatre import make_script
@@ -86,6 +86,19 @@ def test_speakers_by_text_and_by_labels(server: JudgeServer, make_client: MakeCl
     aliases = {"woman": ["lady"]}
     assert dialogue_f1(make_client(), LADY, speakers="labels", speaker_aliases=aliases) == 1.0
     assert not any("<generated-" in asked.text for asked in server.asked)
+
+
+@pytest.mark.parametrize("speakers", ["text", "labels", "video"])
+def test_unknown_dialogue_is_left_out_and_nothing_is_asked(
+    server: JudgeServer, make_client: MakeClient, speakers: str
+) -> None:
+    """Of a clip whose dialogue nobody found out, a true quotation would else be punished with 0."""
+    unheard = ClipRef(id="kitchen", path="kitchen.mp4", meta={DIALOGUE_UNKNOWN: True})
+    rubric = make_rubric({"dialogue": 1}, judge=make_client(), exact=False, speakers=speakers)  # type: ignore[arg-type]
+    (found,) = asyncio.run(scored(rubric, rollout(LADY, kitchen(clip=unheard, dialogue=()))))
+    assert (found.total, found.parts) == (None, {"dialogue": None})
+    assert "nobody has looked for it" in found.reasons["dialogue"]
+    assert not server.asked
 
 
 def test_speakers_by_the_video(server: JudgeServer, make_client: MakeClient, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from avocet.captioning.formats import printable
 from avocet.cli.curate import CurateArguments, OutputFormat, show, teacher_cache
 from avocet.curation._stage_types import Progress
 from avocet.curation.data_card import make_card, write_card
-from avocet.curation.manifest import ManifestClip, find_manifest_clips, is_url, read_manifest
+from avocet.curation.manifest import ManifestClip, find_manifest_clips, read_manifest
 from avocet.curation.outputs import SPLITS, OutputSettings, check_parquet, read_native, write_examples, write_parquet
 from avocet.curation.pipelines.dry_run import PreviewJudge, PreviewTeachers, preview_pipeline
 from avocet.curation.pipelines.plan import PipelineSettings, Step, annotation_steps, pipeline_steps, plan_notes
@@ -31,7 +31,7 @@ from avocet.judging.client import ClientSettings
 from avocet.judging.costs import Price, parse_price
 from avocet.judging.messages import CallParameters
 from avocet.provenance import code_facts
-from avocet.records import Record
+from avocet.records import Record, is_url
 
 if TYPE_CHECKING:
     from avocet.curation.pipelines.captions_in import CaptionsIn

@@ -64,9 +64,7 @@ class JudgeOptions:
         if name is None:
             raise ConfigError("name the judge's model with --judge, for example --judge gpt-4.1")
         if name == EXACT:
-            raise ConfigError(
-                "the exact judge knows the truth of theatre clips alone; name a model: --judge gpt-4.1"
-            )
+            raise ConfigError("the exact judge knows the truth of theatre clips alone; name a model: --judge gpt-4.1")
         path = self.cache or default_cache_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

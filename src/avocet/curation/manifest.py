@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from avocet.errors import ConfigError, RecordError
-from avocet.records import ClipRef, Record
+from avocet.records import ClipRef, Record, is_url
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _READ_BYTES = 2**20
 
@@ -229,11 +228,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Any]:
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def is_url(path: str) -> bool:
-    """Whether a clip's path is an address rather than a local file."""
-    return bool(_URL.match(path))
 
 
 def file_state(path: str) -> tuple[int, int] | tuple[None, None]:

@@ -18,14 +18,14 @@ from avocet.curation.fingerprints import (
     picture_hashes,
     sound_hashes,
 )
-from avocet.curation.manifest import ManifestClip, file_sha256, file_size, is_url
+from avocet.curation.manifest import ManifestClip, file_sha256, file_size
 from avocet.curation.outcomes import Dropped, Failed, Kept, Outcome, media_outcome
 from avocet.curation.picture_measures import measure_pictures
 from avocet.curation.sound_measures import measure_sound
 from avocet.curation.stage import Stage
 from avocet.errors import ConfigError, MediaError
 from avocet.media import open_clip, probe
-from avocet.records import Clip, SourceFacts
+from avocet.records import Clip, SourceFacts, is_url
 
 _MEASURE_PIXELS = 9_216
 """Frames are measured at 128 x 72 or another shape of as many pixels: block changes and hashes average over far

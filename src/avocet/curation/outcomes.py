@@ -8,9 +8,9 @@ import re
 from collections.abc import Container
 from typing import Any, Literal
 
-from avocet.curation.manifest import ManifestClip, is_url
+from avocet.curation.manifest import ManifestClip
 from avocet.errors import MediaError, RecordError
-from avocet.records import Record
+from avocet.records import Record, is_url
 
 _CODE = re.compile(r"[a-z][a-z0-9_]*\Z")
 

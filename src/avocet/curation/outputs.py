@@ -25,7 +25,7 @@ from avocet.captioning.instructions import choose_instruction
 from avocet.curation.manifest import ManifestClip, read_manifest, replacing
 from avocet.curation.pipelines.verify import flags_of
 from avocet.errors import ConfigError, MissingExtraError, RecordError
-from avocet.records import ClipRef, Record, Task, TrainingExample
+from avocet.records import DIALOGUE_UNKNOWN, ClipRef, Record, Task, TrainingExample
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -225,6 +225,8 @@ def _caption(clip: ManifestClip, ref: ClipRef, seed: int) -> Iterator[TrainingEx
     text = str(clip.facts.get("caption", {}).get("text", ""))
     if not text.strip():
         raise RecordError(f"clip {clip.id!r} has no caption among its facts ({', '.join(clip.facts) or 'none'})")
+    if "utterances" not in clip.facts.get("dialogue", {}):
+        ref = dataclasses.replace(ref, meta={**ref.meta, DIALOGUE_UNKNOWN: True})
     yield TrainingExample(
         clip=ref,
         task="caption",

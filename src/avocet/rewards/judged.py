@@ -19,12 +19,13 @@ from avocet.judging.events import CaptionWithEvents
 from avocet.judging.judge import ItemT, Job, Judge
 from avocet.media import probe
 from avocet.metrics import Utterance
-from avocet.records import TrainingExample, Verdict
+from avocet.records import DIALOGUE_UNKNOWN, TrainingExample, Verdict
 from avocet.rewards.checklist import checklist_reward
 from avocet.rewards.events import event_reward
 from avocet.rewards.items import RewardItem, Unscored
 
 NO_KEYPOINTS = Unscored(reason="no keypoints: the example has no checklist", left_out=True)
+NO_DIALOGUE = Unscored(reason="no dialogue: nobody has looked for it in the example's clip", left_out=True)
 NO_EVENTS = Unscored(reason="no events: the example has none to compare with", left_out=True)
 
 
@@ -109,14 +110,18 @@ def reference_dialogue(item: RewardItem) -> tuple[Utterance, ...]:
     return tuple(Utterance(speaker=said["speaker"], text=said["text"]) for said in item.example.dialogue)
 
 
-def dialogue_item(item: RewardItem) -> DialogueItem:
-    """The caption with its example's dialogue, for speaker judges that do not watch."""
+def dialogue_item(item: RewardItem) -> DialogueItem | Unscored:
+    """The caption with its example's dialogue, for speaker judges that do not watch; left out where it is unknown."""
+    if item.example.clip.meta.get(DIALOGUE_UNKNOWN):
+        return NO_DIALOGUE
     return DialogueItem(clip_id=item.example.clip.id, caption=item.text, dialogue=reference_dialogue(item))
 
 
 def watched_dialogue_item(item: RewardItem) -> DialogueItem | Unscored:
     """With the video, for speaker judges that watch; unscored for a part of a file, which cannot be sent alone."""
     clip = item.example.clip
+    if clip.meta.get(DIALOGUE_UNKNOWN):
+        return NO_DIALOGUE
     if item.example.start_seconds is not None or clip.start_seconds is not None or clip.end_seconds is not None:
         return Unscored(reason="speakers: the clip is a part of its file; cut it out, or compare speakers by text")
     try:

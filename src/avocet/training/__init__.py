@@ -21,8 +21,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from avocet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from avocet.training.config import Recipe
 
 _PUBLIC = ("losses", "pairs")
 
@@ -61,11 +65,7 @@ def run(
 
     Returns 0. Raises `ConfigError` for an unknown stage, recipe or part.
     """
-    from avocet.training.config import StageConfig
-    from avocet.training.export import export_model
-    from avocet.training.loop import run_stage
     from avocet.training.recipes import load_recipe, recipe_path
-    from avocet.training.render import render_recipe
 
     if stage not in STAGES:
         raise ConfigError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
@@ -74,27 +74,48 @@ def run(
     if settings and plan.pretrains:
         raise ConfigError(f"recipe {plan.name!r} trains from scratch, in processes that load it themselves: no --set")
     folder = Path(run_dir) if run_dir else Path("runs") / plan.name
-    steps = [name for name in STAGES[:-1] if stage in (name, "all")]
-    for step in steps:
+    for step in STAGES[:-1]:
+        if stage not in (step, "all"):
+            continue
         if step == "data":
-            only = (part,) if part else ()
-            render_recipe(path, folder / "data", workers=os.cpu_count() or 1, only=only)
-        elif step == "export" and plan.fine_tunes():
-            from avocet.training.finetune.export import export_stage
-
-            export_stage(plan.fine_tunes(), folder, part, to, keep_finished=stage == "all")
+            _render(path, folder, part)
         elif step == "export":
-            export_model(plan, folder, folder / "export")
+            _export(plan, folder, part, to, keep_finished=stage == "all")
         else:
-            configs = [config for config in getattr(plan, step) if part in (None, config.name)]
-            if not configs and stage != "all":
-                raise ConfigError(f"recipe {plan.name!r} has no part {part!r} in stage {step!r}")
-            for config in configs:
-                again = resume or stage == "all"
-                if isinstance(config, StageConfig):
-                    run_stage(path, config.name, folder, resume=again)
-                else:
-                    from avocet.training.finetune.loop import fine_tune
-
-                    fine_tune(config, folder, plan.fine_tunes(), resume=again, engine=engine)
+            _train(path, plan, step, folder, part, engine, resume=resume, is_all=stage == "all")
     return 0
+
+
+def _render(path: Path, folder: Path, part: str | None) -> None:
+    from avocet.training.render import render_recipe
+
+    render_recipe(path, folder / "data", workers=os.cpu_count() or 1, only=(part,) if part else ())
+
+
+def _train(
+    path: Path, plan: Recipe, step: str, folder: Path, part: str | None, engine: str, *, resume: bool, is_all: bool
+) -> None:
+    from avocet.training.config import StageConfig
+    from avocet.training.loop import run_stage
+
+    configs = [config for config in getattr(plan, step) if part in (None, config.name)]
+    if not configs and not is_all:
+        raise ConfigError(f"recipe {plan.name!r} has no part {part!r} in stage {step!r}")
+    for config in configs:
+        if isinstance(config, StageConfig):
+            run_stage(path, config.name, folder, resume=resume or is_all)
+        else:
+            from avocet.training.finetune.loop import fine_tune
+
+            fine_tune(config, folder, plan.fine_tunes(), resume=resume or is_all, engine=engine)
+
+
+def _export(plan: Recipe, folder: Path, part: str | None, to: str, *, keep_finished: bool) -> None:
+    if plan.fine_tunes():
+        from avocet.training.finetune.export import export_stage
+
+        export_stage(plan.fine_tunes(), folder, part, to, keep_finished=keep_finished)
+    else:
+        from avocet.training.export import export_model
+
+        export_model(plan, folder, folder / "export")

@@ -31,7 +31,7 @@ from avocet.training.finetune.loop import fine_tune
 from avocet.training.mrdpo.config import MrDpo
 from avocet.training.mrdpo.data import CAPTION_TASKS, check_held_out, clips_of, read_round_data
 from avocet.training.mrdpo.driver import MrDpoResult, run_mrdpo
-from avocet.training.mrdpo.records import SampledCaption, absolute_clip, example_key
+from avocet.training.mrdpo.records import SampledCaption, example_key
 from avocet.training.mrdpo.sampling import sample_captions
 from avocet.training.mrdpo.scoring import CaptionScorer
 from avocet.training.run_folder import claim_run
@@ -233,7 +233,7 @@ def _check_data(plan: Rebirth) -> None:
 
 def _line(example: TrainingExample) -> str:
     """The example with an absolute path, since the file lies elsewhere."""
-    return dataclasses.replace(example, clip=absolute_clip(example.clip)).to_json_line() + "\n"
+    return dataclasses.replace(example, clip=example.clip.absolute()).to_json_line() + "\n"
 
 
 def _put(path: Path, text: str) -> None:

@@ -143,7 +143,7 @@ def test_engines_that_cannot_run_here_say_so(make_stage) -> None:
 
 @pytest.mark.skipif(has_deepspeed, reason="DeepSpeed is installed")
 def test_missing_deepspeed_is_named(make_stage) -> None:
-    with pytest.raises(MissingExtraError, match="DeepSpeed"):
+    with pytest.raises(MissingExtraError, match=r"DeepSpeed .* pip install 'avocet\[deepspeed\]'"):
         Engine(make_stage("plus"), "deepspeed:2")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avocet.curation.manifest import ManifestClip
 from avocet.errors import RecordError
-from avocet.records import Caption, ClipRef, Record, TrainingExample
+from avocet.records import DIALOGUE_UNKNOWN, Caption, ClipRef, Record, TrainingExample
 
 CAPTION_STAGE = "caption"
 
@@ -82,7 +82,7 @@ def _read_line(line: bytes, where: str, keep_cut_off: bool) -> TrainingExample |
         path=caption.path,
         start_seconds=caption.start_seconds,
         end_seconds=caption.end_seconds,
-        meta={"captioner": f"{caption.model} {caption.revision}"}
+        meta={"captioner": f"{caption.model} {caption.revision}", DIALOGUE_UNKNOWN: True}
         | ({} if caption.stop_reason == "end" else {"stop_reason": caption.stop_reason}),
     )
     return TrainingExample(clip=clip, task="caption", instruction=caption.instruction, target=caption.text)
@@ -129,13 +129,20 @@ def annotated(examples: Iterable[TrainingExample], clips: Iterable[ManifestClip]
 
     Args:
         clips: what is left of `caption_clips(examples)`, in the same order. Captions of clips that are not among them
-            (they failed) come back as they were, as do annotations that were not made.
+            (they failed) come back without annotations. Where dialogue was looked for and not found out, the clip's
+            meta says so (`DIALOGUE_UNKNOWN`).
+
+    Paths are absolute, for a file that may lie anywhere.
     """
     waiting = iter(clips)
     clip = next(waiting, None)
-    for example in examples:
-        if clip is None or example.task != "caption" or example.clip.id != clip.id:
+    for given in examples:
+        example = dataclasses.replace(given, clip=given.clip.absolute())
+        if example.task != "caption":
             yield example
+            continue
+        if clip is None or example.clip.id != clip.id:
+            yield example if example.dialogue else _with_meta(example, {DIALOGUE_UNKNOWN: True})
             continue
         yield _with_annotations(example, clip)
         for pair in clip.facts.get("qa", {}).get("pairs", ()):
@@ -153,4 +160,13 @@ def _with_annotations(example: TrainingExample, clip: ManifestClip) -> TrainingE
         changes["checklist"] = tuple(point["text"] for point in found["keypoints"])
     if "utterances" in (found := clip.facts.get("dialogue", {})):
         changes["dialogue"] = tuple(dict(line) for line in found["utterances"])
+        example = _with_meta(example, {})
+    elif "dialogue" in clip.facts and not example.dialogue:
+        example = _with_meta(example, {DIALOGUE_UNKNOWN: True})
     return dataclasses.replace(example, **changes)  # type: ignore[arg-type]  # names and types of its fields
+
+
+def _with_meta(example: TrainingExample, mark: dict[str, bool]) -> TrainingExample:
+    """With this mark on dialogue and no other."""
+    meta = {name: value for name, value in example.clip.meta.items() if name != DIALOGUE_UNKNOWN} | mark
+    return dataclasses.replace(example, clip=dataclasses.replace(example.clip, meta=meta))

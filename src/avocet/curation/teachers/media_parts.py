@@ -19,16 +19,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from avocet.curation.manifest import file_size, is_url
+from avocet.curation.manifest import file_size
 from avocet.curation.outcomes import Failed, media_outcome
 from avocet.curation.teachers.roles import Media, TeacherError, TeacherTask
 from avocet.errors import ConfigError, MediaError
 from avocet.judging.messages import MAX_INLINE_BYTES, AudioPart, ImagePart, Part, VideoPart
-from avocet.records import SAMPLE_RATE, AudioPolicy, Clip, ClipRef, Record
+from avocet.records import SAMPLE_RATE, AudioPolicy, Clip, ClipRef, Record, is_url
 
 MediaAs = Literal["images+audio", "video_url"]
 
 _VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm")
+_SAME_BYTES = {"crf": "23", "threads": "1", "x264-params": "mbtree=0"}
 _VIDEO_TIME_BASE = Fraction(1, 90_000)
 _JPEG_BYTES_PER_PIXEL = 0.2
 _VIDEO_BYTES_PER_PIXEL = 0.1
@@ -265,8 +266,9 @@ def video_bytes(clip: Clip) -> bytes:
     if not (height and width):
         raise TeacherError("no_picture", f"clip {clip.id!r}: its pictures are one pixel wide or high", at_once=False)
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as output:
-        # One thread: what x264 writes depends on their number, and the same clip must give the same bytes.
-        video: Any = output.add_stream("libx264", rate=30, options={"crf": "23", "threads": "1"})
+        # The same clip must give the same bytes, or its answer is paid for again: what x264 writes depends on its
+        # threads, and with a macroblock tree on what lies in memory.
+        video: Any = output.add_stream("libx264", rate=30, options=_SAME_BYTES)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.codec_context.time_base = _VIDEO_TIME_BASE
         sound: Any = None if clip.waveform is None else output.add_stream("aac", rate=SAMPLE_RATE, layout="mono")

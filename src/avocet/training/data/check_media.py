@@ -25,8 +25,7 @@ from avocet.ledger import Ledger
 from avocet.media import open_clip, probe
 from avocet.models.interface import CaptionModel
 from avocet.models.registry import load_model
-from avocet.records import AudioPolicy, Record
-from avocet.training.data.formats_common import is_url
+from avocet.records import AudioPolicy, Record, is_url
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ import numpy as np
 
 from avocet.errors import AvocetError, ConfigError, RecordError
 from avocet.media import open_clip
-from avocet.records import SAMPLE_RATE, ClipRef, PreferencePair, Record, TrainingExample
+from avocet.records import SAMPLE_RATE, ClipRef, PreferencePair, Record, TrainingExample, is_url
 from avocet.training.data.export_pairs import Reader, keep_rest
 from avocet.training.data.export_pairs_trl import read_trl, trl_item
 from avocet.training.data.formats_common import (
@@ -41,7 +41,6 @@ from avocet.training.data.formats_common import (
     SEPARATE_SOUND_KEY,
     Context,
     audio_policy,
-    is_url,
     media_kind,
 )
 from avocet.training.data.formats_conversations import read_conversation

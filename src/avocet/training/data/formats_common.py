@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from avocet.errors import ConfigError, RecordError
-from avocet.records import AudioPolicy, ClipRef, PreferencePair, Task, TrainingExample
+from avocet.records import AudioPolicy, ClipRef, PreferencePair, Task, TrainingExample, is_url
 
 Media = Literal["video", "audio", "image"]
 
@@ -34,7 +34,6 @@ SEPARATE_SOUND_KEY = "audio_path"
 MEDIA_KEY = "media"
 """Where `ClipRef.meta` holds "audio" or "image" for clips that are no video."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # Questions are hostile text: each pattern takes time linear in their length.
 _CHOICE_A, _CHOICE_B = re.compile(r"(?:^|\s)\(?A[.):]\s"), re.compile(r"\s\(?B[.):]\s")
 _TRANSCRIPT = re.compile(
@@ -92,11 +91,6 @@ class Context:
     def resolve(self, media_path: str) -> str:
         """An absolute path or URL as it is; a relative path below the media root."""
         return media_path if is_url(media_path) else str(self.root / media_path)
-
-
-def is_url(path: str) -> bool:
-    """Whether a media path is a URL."""
-    return _URL.match(path) is not None
 
 
 def take_media(context: Context, fields: Mapping[str, Any]) -> ItemMedia:

@@ -79,7 +79,7 @@ def make_accelerator(config: FineTune, engine: str, cpu: bool | None, folder: st
 
 def _deepspeed_plugin(config: FineTune, stage: int) -> Any:
     if importlib.util.find_spec("deepspeed") is None:
-        raise MissingExtraError("DeepSpeed (pip install deepspeed)", "train")
+        raise MissingExtraError("training with DeepSpeed", "deepspeed")
     from accelerate.utils import DeepSpeedPlugin
 
     settings: dict[str, Any] = {

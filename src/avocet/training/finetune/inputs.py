@@ -22,7 +22,7 @@ from avocet.models.features import FeatureStore, content_key
 from avocet.records import Clip, ClipRef, Failure, TrainingExample
 from avocet.training.data.check_media import MediaFacts, MediaJob, gather_facts, stamped
 from avocet.training.data.formats_common import audio_policy
-from avocet.training.data.mixture import DataSource
+from avocet.training.data.mixture import DataSource, MixtureReport
 from avocet.training.finetune.config import BatchSettings, FineTune, ReadSettings
 from avocet.training.finetune.lessons import GuidedPlan, Lessons, read_lessons
 from avocet.training.finetune.module import FineTunable, Item, MicroBatch, filler
@@ -128,17 +128,21 @@ def read_stage_data(
             f"{len(left_out)} of {len(examples)} examples cannot be used: {shown}. Look at them with `avocet data "
             'check`, repair or remove them, or set read=ReadSettings(broken="leave_out")'
         )
-    lines = [*report.lines()]
-    if report.num_rejected:
-        lines.append(f"{report.num_rejected} items were rejected by the readers; see `avocet data check`")
-    if left_out:
-        lines.append(f"{len(left_out)} examples are left out, see {LEFT_OUT_FILE}")
     return StageData(
         lessons=lessons.select([place for place, _ in kept]),
         lengths=tuple(length for _, length in kept),
         left_out=tuple(left_out),
-        report=tuple(lines),
+        report=_report_lines(report, len(left_out)),
     )
+
+
+def _report_lines(report: MixtureReport, num_left_out: int) -> tuple[str, ...]:
+    lines = list(report.lines())
+    if report.num_rejected:
+        lines.append(f"{report.num_rejected} items were rejected by the readers; see `avocet data check`")
+    if num_left_out:
+        lines.append(f"{num_left_out} examples are left out, see {LEFT_OUT_FILE}")
+    return tuple(lines)
 
 
 class BatchReader:

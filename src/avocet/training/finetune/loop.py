@@ -83,19 +83,12 @@ def fine_tune(
     facts |= {"data": data.identity(), "num_steps": config.num_steps(steps_per_epoch)}
     if existing:
         check_same_run(folder, facts)
-    # All processes must draw the same adapter.
-    torch.manual_seed(config.seed)
-    names = set_trainable(model, config.trainable, config.lora)
-    if config.initial is not None:
-        load_weights(Path(config.initial), model, names)
-    if config.read.feature_store_bytes:
-        model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
+    names = _make_trainable(config, model, run_dir)
     if config.preference is not None:
         # Before a checkpoint is put in: the reference is the model as the stage began.
-        data = runner.on_main(lambda: with_reference(data, config, model, folder, loaded.revision))
-        if held_out is not None:
-            before = held_out
-            held_out = runner.on_main(lambda: with_reference(before, config, model, folder, loaded.revision))
+        data, held_out = runner.on_main(
+            lambda: _with_references(data, held_out, config, model, folder, loaded.revision)
+        )
     if existing:
         load_weights(existing[-1][1], model, names)
     if runner.is_main:
@@ -123,6 +116,25 @@ def _read_data(
     held_out = engine.on_main(lambda: read_stage_data(config.evaluation, config, model, folder))
     held_out.check_lengths(config.batch)
     return data, held_out
+
+
+def _make_trainable(config: FineTune, model: Any, run_dir: Path) -> tuple[str, ...]:
+    """The model as the stage begins, of which nothing is trained but what is named."""
+    # All processes must draw the same adapter.
+    torch.manual_seed(config.seed)
+    names = set_trainable(model, config.trainable, config.lora)
+    if config.initial is not None:
+        load_weights(Path(config.initial), model, names)
+    if config.read.feature_store_bytes:
+        model.feature_store = FeatureStore(run_dir / "features", config.read.feature_store_bytes)
+    return names
+
+
+def _with_references(
+    data: StageData, held_out: StageData | None, config: FineTune, model: Any, folder: Path, revision: str
+) -> tuple[StageData, StageData | None]:
+    referenced = with_reference(data, config, model, folder, revision)
+    return referenced, None if held_out is None else with_reference(held_out, config, model, folder, revision)
 
 
 def _write_start(folder: Path, facts: dict[str, Any], data: StageData) -> None:

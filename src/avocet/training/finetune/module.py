@@ -165,8 +165,8 @@ class FineTuneModule(nn.Module):
         hidden, tokens = target_states(decoder, prefix, targets)
         log_probs = token_log_probs(decoder, hidden, tokens, self.loss_chunk)
         rows = torch.tensor([row for row, target in enumerate(targets) for _ in target], device=log_probs.device)
-        zeros = torch.zeros(len(targets), dtype=torch.float64, device=log_probs.device)
-        return zeros.index_add(0, rows, -log_probs.double())[:, None]
+        zeros = torch.zeros(len(targets), 1, dtype=torch.float64, device=log_probs.device)
+        return zeros.index_add(0, rows, -log_probs.double()[:, None])
 
     def encode(self, batch: MicroBatch) -> Prefix:
         """The prompts as the decoder reads them, with a graph to every trained parameter outside of its layers.

@@ -26,7 +26,8 @@ class Watch:
         self._tokens = 0
         # A run that goes on counts on.
         before = [line for line in read_metrics(self._path) if "refused_steps" in line] if self._path.is_file() else []
-        self._refused, self._left_out = (before[-1]["refused_steps"], before[-1]["left_out"]) if before else (0, 0)
+        self._refused = int(before[-1]["refused_steps"]) if before else 0
+        self._left_out = int(before[-1]["left_out"]) if before else 0
         self._progress: Any = None
         self._name, self._first_step = name, first_step
 

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from avocet.errors import ConfigError
-from avocet.records import ClipRef, TrainingExample
+from avocet.records import ClipRef, TrainingExample, is_url
 from avocet.training.data.examples import read_examples
-from avocet.training.data.formats_common import is_url
 from avocet.training.data.mixture import DataSource, load_mixture
 from avocet.training.mrdpo.config import MrDpo
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 
 from avocet.errors import RecordError
-from avocet.records import ClipRef, FloatOrNan, Record, StopReason, TrainingExample
-from avocet.training.data.formats_common import is_url
+from avocet.records import FloatOrNan, Record, StopReason, TrainingExample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,8 +55,3 @@ def example_key(example: TrainingExample) -> str:
     if example.start_seconds is None and example.end_seconds is None:
         return example.clip.id
     return f"{example.clip.id}|{example.start_seconds},{example.end_seconds}"
-
-
-def absolute_clip(clip: ClipRef) -> ClipRef:
-    """The clip by a path that means the same from any folder, for files that lie elsewhere than the data."""
-    return clip if is_url(clip.path) else dataclasses.replace(clip, path=os.path.abspath(clip.path))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avocet.records import PreferencePair, Record, TrainingExample
-from avocet.training.mrdpo.records import Candidates, CaptionScore, absolute_clip, example_key
+from avocet.training.mrdpo.records import Candidates, CaptionScore, example_key
 from avocet.training.pairs import RoundThresholds, select_pair
 
 
@@ -90,7 +90,7 @@ def select_pairs(
 
 def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
     """One JSON line per pair with the absolute path of its clip, the file at once."""
-    lines = [dataclasses.replace(pair, clip=absolute_clip(pair.clip)).to_json_line() + "\n" for pair in pairs]
+    lines = [dataclasses.replace(pair, clip=pair.clip.absolute()).to_json_line() + "\n" for pair in pairs]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(lines), encoding="utf-8")
     os.replace(temporary, path)
