@@ -4,8 +4,8 @@
         --out benchmarks/results/nano_methods.json --page docs/nano_methods.md
 
 `--rounds` names run folders of `avocet train mrdpo` (or `.../rebirth/round`), whose held-out figures are taken;
-`--reports` names files that `avocet evaluate theatre --json` printed. The page is made of the JSON: without either
-option it is written anew from the file that is there.
+`--reports` and `--loops` name files that `avocet evaluate theatre --json` printed. The page is made of the JSON:
+without these options it is written anew from the file that is there.
 """
 
 from __future__ import annotations
@@ -17,13 +17,20 @@ import platform
 from pathlib import Path
 from typing import Any
 
-ROUND_KEYS = ("total", "total_standard_error", "miss", "hall", "repetition", "unnatural", "collapse", "words")
+ROUND_KEYS = (
+    *("total", "total_standard_error", "miss", "hall", "repetition", "unnatural", "collapse", "words", "qa_accuracy"),
+    "num_questions",
+)
 REPORT_KEYS = (
     "total",
     "total_standard_error",
     "miss",
     "hall",
     "repetition",
+    "collapse",
+    "collapse_standard_error",
+    "dialogue_f1",
+    "dialogue_f1_standard_error",
     "dialogue_word_accuracy",
     "speaker_accuracy",
     "perfect",
@@ -32,6 +39,7 @@ REPORT_KEYS = (
     "num_cut_off",
     "binding_errors",
 )
+PARTS = {"reports": "Reinforcement on rewards", "loops": "Captions with loops, and the length reward"}
 
 
 def of_rounds(folder: Path) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def of_rounds(folder: Path) -> dict[str, Any]:
 def of_report(path: Path) -> dict[str, Any]:
     """The figures of one evaluation."""
     report = json.loads(path.read_text(encoding="utf-8"))
-    return {key: report[key] for key in REPORT_KEYS}
+    return {key: report[key] for key in REPORT_KEYS} | {"temperature": report["sampling"]["temperature"]}
 
 
 def percent(value: float | None) -> str:
@@ -76,41 +84,53 @@ def page(results: dict[str, Any]) -> str:
     ]
     if results["rounds"]:
         lines += ["## Rounds of preference optimisation", "", results["rounds_note"], ""]
-        lines += [
-            "| run | round | pairs | Total | Miss | Hall | repetition | unnatural | words | gate |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for name, run in results["rounds"].items():
-            for one in run["rounds"]:
-                mark = " (best)" if one["number"] == run["best"] else ""
-                error = percent(one["total_standard_error"])
-                cells = (
-                    name,
-                    str(one["number"]),
-                    str(one["pairs"] or "-"),
-                    f"{percent(one['total'])} ± {error}",
-                    *(percent(one[key]) for key in ("miss", "hall", "repetition", "unnatural")),
-                    f"{one['words']:.1f}",
-                    one["decision"] + mark,
-                )
-                lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    if results["reports"]:
-        lines += ["## Reinforcement on rewards", "", results["reports_note"], ""]
-        lines += [
-            "| model | Total | Miss | Hall | repetition | dialogue words | speakers | perfect captions |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for name, one in results["reports"].items():
-            keys = ("miss", "hall", "repetition", "dialogue_word_accuracy", "speaker_accuracy", "perfect")
+        lines += [*rounds_table(results["rounds"]), ""]
+    for part, title in PARTS.items():
+        if results[part]:
+            lines += [f"## {title}", "", results[f"{part}_note"], "", *report_table(results[part]), ""]
+    return "\n".join(lines)
+
+
+def rounds_table(runs: dict[str, Any]) -> list[str]:
+    """A line per round."""
+    lines = [
+        "| run | round | pairs | Total | Miss | Hall | repetition | unnatural | words | QA | gate |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, run in runs.items():
+        for one in run["rounds"]:
             cells = (
                 name,
+                str(one["number"]),
+                str(one["pairs"] or "-"),
                 f"{percent(one['total'])} ± {percent(one['total_standard_error'])}",
-                *map(percent, map(one.get, keys)),
+                *(percent(one[key]) for key in ("miss", "hall", "repetition", "unnatural")),
+                f"{one['words']:.1f}",
+                percent(one["qa_accuracy"]),
+                one["decision"] + (" (best)" if one["number"] == run["best"] else ""),
             )
             lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+    return lines
+
+
+def report_table(reports: dict[str, Any]) -> list[str]:
+    """A line per evaluation."""
+    lines = [
+        "| model | Total | Miss | Hall | dialogue F1 | collapse | repetition | dialogue words | speakers | perfect |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in reports.items():
+        keys = ("repetition", "dialogue_word_accuracy", "speaker_accuracy", "perfect")
+        cells = (
+            name,
+            f"{percent(one['total'])} ± {percent(one['total_standard_error'])}",
+            *map(percent, (one["miss"], one["hall"])),
+            f"{percent(one['dialogue_f1'])} ± {percent(one['dialogue_f1_standard_error'])}",
+            f"{percent(one['collapse'])} ± {percent(one['collapse_standard_error'])}",
+            *map(percent, map(one.get, keys)),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def pairs(values: list[str]) -> dict[str, Path]:
@@ -128,21 +148,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", nargs="*", default=[])
     parser.add_argument("--reports", nargs="*", default=[])
+    parser.add_argument("--loops", nargs="*", default=[], help="as --reports, after an SFT on captions with loops")
     parser.add_argument("--note", default="")
     parser.add_argument("--rounds-note", default="")
     parser.add_argument("--reports-note", default="")
+    parser.add_argument("--loops-note", default="")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
-    if options.rounds or options.reports:
+    if options.rounds or options.reports or options.loops:
         results = {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": f"2 cores of {platform.machine()}, one thread",
             "note": options.note,
             "rounds_note": options.rounds_note,
             "reports_note": options.reports_note,
+            "loops_note": options.loops_note,
             "rounds": {name: of_rounds(path) for name, path in pairs(options.rounds).items()},
             "reports": {name: of_report(path) for name, path in pairs(options.reports).items()},
+            "loops": {name: of_report(path) for name, path in pairs(options.loops).items()},
         }
         options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if options.page:
