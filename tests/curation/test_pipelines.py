@@ -169,7 +169,7 @@ def test_a_dry_run_sends_nothing_and_says_what_it_would_cost(
     with teaching(Faults()) as (server, teachers):
         assert main(command("vs2", corpus, tmp_path / "out", server, "--dry-run")) == 0
         assert teachers.asked == []
-        said = capsys.readouterr().err
+        said = capsys.readouterr().out
         # Nothing more is dropped for show: 8 clips, of which 6 are long enough for a local part (not the two of 4 s).
         assert "8 clips would be asked about" in said
         assert "audio (teacher): 8 questions" in said
@@ -180,7 +180,7 @@ def test_a_dry_run_sends_nothing_and_says_what_it_would_cost(
         assert "in all: 68 questions" in said
         assert not (tmp_path / "out" / "train.jsonl").exists()
         assert main(command("avocado", corpus, tmp_path / "two", server, "--dry-run")) == 0
-        assert "judge: completeness: 8 calls not sent" in capsys.readouterr().err
+        assert "judge: completeness: 8 calls not sent" in capsys.readouterr().out
         assert teachers.asked == []
 
 
@@ -234,7 +234,7 @@ def test_annotate_captions_of_both_kinds(corpus: Path, tmp_path: Path, capsys: p
         words = ["curate", "annotate", str(captions), "--out", str(tmp_path / "out")]
         words += [f"--teacher=check=teacher@{server.base_url}", "--cache", str(tmp_path / "a.sqlite")]
         assert main([*words, "--dry-run"]) == 0
-        assert "32 questions" in capsys.readouterr().err
+        assert "32 questions" in capsys.readouterr().out
         assert main([*words, "--teacher-price", f"teacher={PRICE}"]) == 0
     # Events and checklist of play09 are asked for three times each.
     assert Counter(prompt for prompt, _ in teachers.asked) == {"events": 10, "checklist": 10, "dialogue": 8, "qa": 8}

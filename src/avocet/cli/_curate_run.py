@@ -81,7 +81,7 @@ def annotate(arguments: CurateArguments, out: Path, stack: contextlib.ExitStack)
     steps = annotation_steps(arguments.annotations, teachers, arguments.num_questions)
     preview = PreviewTeachers(teachers)
     preview_pipeline(annotation_steps(arguments.annotations, preview, arguments.num_questions), clips, out)
-    _tell([total.line() for total in preview.totals])
+    _tell([total.line() for total in preview.totals], result=arguments.judging.dry_run)
     if arguments.judging.dry_run:
         return 0
     record = RunRecord(
@@ -237,7 +237,7 @@ def _preview(
     lines = [f"{count} clips would be asked about; at most, as if nothing was in the cache:"]
     lines += [total.line() for total in preview.totals]
     lines += [f"judge: {line}" for line in client.summary().lines()[:1]] if client is not None else []
-    _tell(lines)
+    _tell(lines, result=arguments.judging.dry_run)
     return front
 
 
@@ -364,6 +364,7 @@ def _write_lines(path: Path, records: Iterable[Record]) -> int:
     return count
 
 
-def _tell(lines: Iterable[str]) -> None:
+def _tell(lines: Iterable[str], *, result: bool = False) -> None:
+    """To stderr, or to stdout when this is what was asked for."""
     for line in lines:
-        print(printable(" ".join(line.split())), file=sys.stderr)
+        print(printable(" ".join(line.split())), file=sys.stdout if result else sys.stderr)

@@ -120,7 +120,7 @@ def run_rebirth(plan: Rebirth, run_dir: Path, scorer: CaptionScorer | None, *, s
     _check_data(plan)
     folder = run_dir / plan.name
     folder.mkdir(parents=True, exist_ok=True)
-    claim_run(folder, plan)
+    claim_run(folder, plan, begun=(folder / TEACHER_FILE).exists())
     filtered = _teach(plan, folder)
     say(f"{filtered.num_kept} of {filtered.num_captions} captions are natural; dropped {filtered.dropped or 'nothing'}")
     reborn = _sft(plan, folder)
@@ -158,8 +158,8 @@ def _teach(plan: Rebirth, folder: Path) -> FilterReport:
     examples = load_mixture(plan.sources)[0]
     asked = [example for example in examples if example.task in CAPTION_TASKS]
     teacher = _teacher(plan, folder)
-    _put(folder / TEACHER_FILE, json.dumps({"model": teacher}) + "\n")
     loaded = load_model(teacher, device="auto", dtype=plan.sft.precision)
+    _put(folder / TEACHER_FILE, json.dumps({"model": teacher}) + "\n")
     reader = ClipReader(loaded.model, plan.read)
     try:
         told, failures = sample_captions(

@@ -101,18 +101,19 @@ def write_run_facts(folder: Path, recipe: Recipe, stage_name: str) -> None:
     write_uncommitted(folder)
 
 
-def claim_run(folder: Path, plan: Any, free: frozenset[str] = frozenset()) -> None:
+def claim_run(folder: Path, plan: Any, free: frozenset[str] = frozenset(), *, begun: bool = True) -> None:
     """Write `run.json` and the uncommitted change, or compare the plan with that of the run which is there.
 
     Args:
         folder: of the run; it must exist.
         plan: a frozen configuration.
         free: fields that may differ from the run that is there.
+        begun: whether that run has done anything; one that has not (its model was not found, say) is replaced.
 
     Raises `ConfigError` for a folder of another plan.
     """
     facts = json.loads(json.dumps(run_facts(plan), default=dict))
-    if not (folder / RUN_FILE).exists():
+    if not (begun and (folder / RUN_FILE).exists()):
         write_run(folder, facts)
         write_uncommitted(folder)
         return

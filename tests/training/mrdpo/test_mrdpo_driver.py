@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avocet.errors import ConfigError
+from avocet.errors import AvocetError, ConfigError
 from avocet.models.interface import Completion
 from avocet.models.registry import load_model
 from avocet.records import ClipRef
@@ -148,6 +148,15 @@ def test_held_out_questions_are_answered_once_and_counted(
             assert len(calls) == 2
     finally:
         reader.close()
+
+
+def test_a_start_that_did_nothing_does_not_hold_the_folder(plan: MrDpo, scorer: CaptionScorer, tmp_path: Path) -> None:
+    with pytest.raises(AvocetError, match="unknown name and no such folder"):
+        run_mrdpo(dataclasses.replace(plan, model=str(tmp_path / "nowhere")), tmp_path / "run", scorer)
+    result = run_mrdpo(dataclasses.replace(plan, rounds=1), tmp_path / "run", scorer, say=lambda text: None)
+    assert len(result.rounds) == 2
+    with pytest.raises(ConfigError, match="another plan"):
+        run_mrdpo(dataclasses.replace(plan, model=str(tmp_path / "nowhere")), tmp_path / "run", scorer)
 
 
 def test_dry_run_counts(plan: MrDpo, tmp_path: Path) -> None:

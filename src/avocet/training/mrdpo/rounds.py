@@ -49,7 +49,7 @@ def open_run(run_dir: Path, plan: MrDpo, scorer: CaptionScorer, from_round: int 
     run_dir.mkdir(parents=True, exist_ok=True)
     fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
     judged = JudgedPlan(**fields, judge=scorer.judge.identity, judge_runs=scorer.runs)
-    claim_run(run_dir, judged, free=frozenset({"rounds"}))
+    claim_run(run_dir, judged, free=frozenset({"rounds"}), begun=bool(begun_rounds(run_dir)))
     _do_anew(run_dir, from_round)
     begun = begun_rounds(run_dir)
     if begun and begun[-1] > plan.rounds:
