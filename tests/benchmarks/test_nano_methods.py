@@ -30,3 +30,27 @@ def test_what_the_rounds_claim_is_in_the_figures() -> None:
     control = rounds["ce"]["rounds"][rounds["ce"]["best"]]
     assert control["total"] > best["total"]
     assert any(one["decision"] == "refused" for one in rounds["fast"]["rounds"])
+
+
+def test_what_the_rounds_do_to_answers_is_in_the_figures() -> None:
+    """Rounds and rebirth keep the answers of the model that they began with, to three points."""
+    rounds = json.loads(RESULTS.read_text(encoding="utf-8"))["rounds"]
+    before = rounds["questions watched"]["rounds"][0]["qa_accuracy"]
+    assert before > 0.6
+    for name in ("questions watched", "questions mixed in", "rebirth with questions"):
+        found = rounds[name]["rounds"]
+        assert all(before - one["qa_accuracy"] <= 0.03 for one in found)
+        assert found[rounds[name]["best"]]["total"] < found[0]["total"]
+
+
+def test_what_the_rewards_claim_is_in_the_figures() -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    reports, loops = results["reports"], results["loops"]
+    sft, full = reports["SFT on faulty captions"], reports["GRPO, dialogue + checklist + length"]
+    assert full["total"] <= sft["total"] * 2 / 3
+    assert reports["more of that SFT"]["total"] > sft["total"] * 0.9
+    assert full["dialogue_f1"] > sft["dialogue_f1"]
+    with_length, without = (loops[f"GRPO, dialogue + checklist{more}"] for more in (" + length", ""))
+    assert with_length["collapse"] < without["collapse"]
+    sampled = loops["GRPO, dialogue + checklist + length, temperature 1"]
+    assert sampled["collapse"] < loops["SFT, temperature 1"]["collapse"]
