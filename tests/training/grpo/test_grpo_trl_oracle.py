@@ -103,9 +103,11 @@ def test_our_loss_is_that_of_trl(tmp_path: Path, variant: LossVariant) -> None:
 
     settings = PolicySettings(variant=variant)
     objective = GroupPolicy(settings, LIMIT)
+    # Only its arithmetic is used, so it needs no model of ours.
     module = PolicyModule.__new__(PolicyModule)
     torch.nn.Module.__init__(module)
     module._settings, module._max_new_tokens = settings, LIMIT
+    module.largest_log_ratio = torch.zeros(())
     from avocet.training.finetune.module import GroupTokens, Item
 
     group = GroupTokens(
