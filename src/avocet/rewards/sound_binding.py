@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 from avocet.errors import ConfigError, RecordError
 from avocet.judging.client import JudgeClient
 from avocet.judging.events import NO_WORDS, DescribedClip, check_statements, has_words, is_blank, listing
-from avocet.judging.judge import Examination, Job, LlmJudge, Unscorable
+from avocet.judging.judge import Examination, ItemT, Job, LlmJudge, Unscorable
 from avocet.judging.messages import CallParameters
 from avocet.judging.parsing import last_record, schema_of
 from avocet.judging.prompts import Prompt, Untrusted
@@ -90,21 +90,8 @@ class TieList(Record):
         check_statements("tie", self.ties)
 
 
-class _PromptsHere:
-    """Of judges whose prompts stand in this package."""
-
-    prompt_names: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    def own_prompts(cls, given: Mapping[str, Prompt] | None) -> dict[str, Prompt]:
-        return {**{name: _load(name) for name in cls.prompt_names}, **(given or {})}
-
-
-class TieLister(_PromptsHere, LlmJudge[DescribedClip]):
-    """Findings: `TieList` as JSON; an empty list for a caption in which nothing heard belongs to anything seen."""
-
-    name = "sound-ties"
-    prompt_names = ("sound_ties",)
+class _PromptsHere(LlmJudge[ItemT]):
+    """A judge whose prompts stand in this package."""
 
     def __init__(
         self,
@@ -113,7 +100,15 @@ class TieLister(_PromptsHere, LlmJudge[DescribedClip]):
         parameters: CallParameters | None = None,
         prompts: Mapping[str, Prompt] | None = None,
     ) -> None:
-        super().__init__(client, parameters=parameters, prompts=self.own_prompts(prompts))
+        own = {name: _load(name) for name in self.prompt_names}
+        super().__init__(client, parameters=parameters, prompts={**own, **(prompts or {})})
+
+
+class TieLister(_PromptsHere[DescribedClip]):
+    """Findings: `TieList` as JSON; an empty list for a caption in which nothing heard belongs to anything seen."""
+
+    name = "sound-ties"
+    prompt_names = ("sound_ties",)
 
     async def examine(self, item: DescribedClip, examination: Examination) -> dict[str, Any]:
         if not has_words(item.caption):
@@ -163,20 +158,11 @@ class TieReply(Record):
         return tuple(sorted(self.ties, key=lambda answer: answer.number))
 
 
-class TieJudge(_PromptsHere, LlmJudge[CaptionWithTies]):
+class TieJudge(_PromptsHere[CaptionWithTies]):
     """Findings: `BindingFindings` as JSON. A caption without words tells no tie, and no call is made for it."""
 
     name = "sound-binding"
     prompt_names = ("sound_binding",)
-
-    def __init__(
-        self,
-        client: JudgeClient,
-        *,
-        parameters: CallParameters | None = None,
-        prompts: Mapping[str, Prompt] | None = None,
-    ) -> None:
-        super().__init__(client, parameters=parameters, prompts=self.own_prompts(prompts))
 
     async def examine(self, item: CaptionWithTies, examination: Examination) -> dict[str, Any]:
         if not has_words(item.caption):

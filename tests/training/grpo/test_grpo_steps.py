@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from avocet.rewards.rubric import RewardItem, Rubric, Scored, Unscored, Weighted
 from avocet.training.data import DataSource
 from avocet.training.finetune import BatchSettings, FineTuneOptimizer
 from avocet.training.finetune.engine import Engine, StepResult
+from avocet.training.finetune.export import export_stage
 from avocet.training.finetune.module import Item, MicroBatch
 from avocet.training.finetune.watch import METRICS_FILE, Watch, read_metrics
 from avocet.training.grpo.alarms import NothingLearntError
@@ -283,6 +285,24 @@ def test_rejections_are_those_of_the_step(plan: Grpo, tmp_path: Path) -> None:
     assert [line["rollouts/rollouts_missing"] for line in figures(folder)] == [2, 2]
 
 
+def test_other_data_do_not_go_on_and_an_unfinished_run_is_no_result(plan: Grpo, tmp_path: Path) -> None:
+    """Batches and seeds follow the list of examples; and what was cut off is not exported as if it had ended."""
+    source = Path(plan.sources[0].path)
+    file = source.with_name("one_more.jsonl")
+    file.write_text(source.read_text())
+    plan = dataclasses.replace(plan, max_steps=2, sources=(DataSource(path=str(file)),))
+    folder = run_grpo(plan, tmp_path, rubric()[0])
+    assert json.loads((folder / "run.json").read_text())["num_steps"] == 2
+    shutil.rmtree(folder / "checkpoint-2")
+    with pytest.raises(ConfigError, match="cut off at step 1 of 2"):
+        export_stage((plan.stage(),), tmp_path, "grpo", "merged")
+    first = json.loads(source.read_text().splitlines()[0])
+    first["clip"]["id"] = "once more"
+    file.write_text(f"{source.read_text()}{json.dumps(first)}\n")
+    with pytest.raises(ConfigError, match="started with other data"):
+        run_grpo(plan, tmp_path, rubric()[0], resume=True)
+
+
 class NamedReward(VowelReward):
     def __init__(self, identity: str, **settings: Any) -> None:
         super().__init__(**settings)
@@ -298,5 +318,5 @@ def test_another_judge_does_not_go_on(plan: Grpo, tmp_path: Path) -> None:
         run_grpo(plan, tmp_path, Rubric([WeightedReward(reward=NamedReward("second/1"))]), resume=True)
     # A record that a full disk cut short.
     (folder / "run.json").write_text('{"config": {"na')
-    with pytest.raises(ConfigError, match=r"run\.json is damaged .* choose another --run-dir"):
+    with pytest.raises(ConfigError, match=r"run\.json cannot be read .* choose another --run-dir"):
         run_grpo(plan, tmp_path, Rubric([WeightedReward(reward=NamedReward("first/1"))]), resume=True)

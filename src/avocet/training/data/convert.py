@@ -107,16 +107,9 @@ def convert_examples(
         ConfigError: an unknown format, an output that is there already, `write_sound` or `instruction` for a format
             that has no use for it.
     """
-    if format not in get_args(WriteFormat):
-        raise ConfigError(f"unknown format {format!r} to write; formats are {', '.join(get_args(WriteFormat))}")
-    format = _OTHER_NAMES.get(format, format)
-    if instruction and format in ("native", "webdataset"):
-        raise ConfigError(f"{format} keeps empty instructions as they are; leave `instruction` out")
-    if write_sound and format != "v1":
-        raise ConfigError(f"write_sound belongs to the format v1; {format} reads the sound of the video itself")
     out = Path(out)
-    if out.is_file() or (out.is_dir() and format != "webdataset"):
-        raise ConfigError(f"{out} is there already; choose another output")
+    _check_request(format, out, write_sound, instruction)
+    format = _OTHER_NAMES.get(format, format)
     given: list[Target] = [*data.examples, *data.pairs]
     targets = [_absolute(target) for target in given]
     paths: list[Path] = []
@@ -156,6 +149,18 @@ def convert_examples(
         kept=dict(kept),
         skipped=tuple(skipped),
     )
+
+
+def _check_request(asked: WriteFormat, out: Path, write_sound: bool, instruction: str) -> None:
+    if asked not in get_args(WriteFormat):
+        raise ConfigError(f"unknown format {asked!r} to write; formats are {', '.join(get_args(WriteFormat))}")
+    format = _OTHER_NAMES.get(asked, asked)
+    if instruction and format in ("native", "webdataset"):
+        raise ConfigError(f"{format} keeps empty instructions as they are; leave `instruction` out")
+    if write_sound and format != "v1":
+        raise ConfigError(f"write_sound belongs to the format v1; {format} reads the sound of the video itself")
+    if out.is_file() or (out.is_dir() and format != "webdataset"):
+        raise ConfigError(f"{out} is there already; choose another output")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -282,8 +283,8 @@ def origins_of(config: FineTune, run_dir: Path, earlier: tuple[FineTune, ...]) -
     return found
 
 
-def stage_facts(config: FineTune, revision: str, engine: Engine) -> dict[str, Any]:
-    """What `run.json` says: configuration, code, versions, model revision, devices."""
+def stage_facts(config: Any, revision: str, engine: Engine) -> dict[str, Any]:
+    """What `run.json` says: configuration (a frozen dataclass), code, versions, model revision, devices."""
     return {
         **run_facts(config),
         "model_revision": revision,
@@ -293,15 +294,15 @@ def stage_facts(config: FineTune, revision: str, engine: Engine) -> dict[str, An
     }
 
 
-def check_same_run(folder: Path, facts: dict[str, Any]) -> None:
+def check_same_run(folder: Path, facts: dict[str, Any], free: Collection[str] = ()) -> None:
     """Raise `ConfigError` when the run in `folder` is of other settings or data, or began with other weights.
 
-    How it is logged, saved, read ahead and spread over processes may differ.
+    How it is logged, saved, read ahead and spread over processes may differ, and so may the settings in `free`.
     """
     before = read_run(folder)
     now = json.loads(json.dumps(facts))
-    free = {"log_every", "save_every", "evaluate_every", "evaluation", "keep", "trackers", "read"}
-    keys = (before["config"].keys() | now["config"].keys()) - free
+    watching = {"log_every", "save_every", "evaluate_every", "evaluation", "keep", "trackers", "read", *free}
+    keys = (before["config"].keys() | now["config"].keys()) - watching
     changed = sorted(key for key in keys if before["config"].get(key) != now["config"].get(key))
     if before["model_revision"] != now["model_revision"]:
         changed.append("the model's weights")

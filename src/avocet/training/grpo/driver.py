@@ -9,8 +9,6 @@ Resuming continues to the last digit: seeds are functions of (seed, step, clip),
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,15 @@ from avocet.training.checkpoints import checkpoints
 from avocet.training.data.mixture import load_mixture
 from avocet.training.finetune.checkpoints import load_weights, restore_optimizer, save_checkpoint
 from avocet.training.finetune.engine import Engine
-from avocet.training.finetune.inputs import LEFT_OUT_FILE, BatchReader, StageData, read_stage_data, write_left_out
-from avocet.training.finetune.loop import build_model, check_same_run, learning_rate
+from avocet.training.finetune.inputs import (
+    LEFT_OUT_FILE,
+    BatchReader,
+    StageData,
+    left_out_before,
+    read_stage_data,
+    write_left_out,
+)
+from avocet.training.finetune.loop import build_model, check_same_run, learning_rate, stage_facts
 from avocet.training.finetune.module import backbone_of
 from avocet.training.finetune.parts import describe_trainable, set_modes, set_trainable
 from avocet.training.finetune.watch import METRICS_FILE, Watch, cut_metrics
@@ -39,7 +44,7 @@ from avocet.training.grpo.rollouts.parity import check_parity
 from avocet.training.grpo.steps import Sampled, StepMaker
 from avocet.training.inputs.plan import LengthPlan
 from avocet.training.inputs.prefetch import Prefetcher
-from avocet.training.run_folder import run_facts, write_uncommitted
+from avocet.training.run_folder import RUN_FILE, read_run, write_run, write_uncommitted
 
 EngineMaker = Callable[[Any], RolloutEngine]
 """From the trained model to what samples from it."""
@@ -80,7 +85,7 @@ def run_grpo(
     config = plan.stage()
     folder = run_dir / plan.name
     existing = checkpoints(folder)
-    if (existing or (folder / "run.json").exists()) and not resume:
+    if (existing or (folder / RUN_FILE).exists()) and not resume:
         raise ConfigError(f"{folder} already holds a run; add --resume to go on with it, or choose another --run-dir")
     rubric.check(load_mixture(plan.sources)[0])
     runner = Engine(config, engine, folder=str(folder))
@@ -88,11 +93,16 @@ def run_grpo(
         raise ConfigError("GRPO needs whole weights in each process; use ddp or deepspeed:2")
     loaded = build_model(config, run_dir, (), device=str(runner.device))
     model: Any = loaded.model
-    facts = _facts(plan, loaded.revision, runner, rubric)
-    if (folder / "run.json").exists():
+    facts = stage_facts(plan, loaded.revision, runner) | {"judges": rubric.identity}
+    is_new = not (folder / RUN_FILE).exists()
+    if not is_new:
         _check_same(folder, facts)
     folder.mkdir(parents=True, exist_ok=True)
-    data = runner.on_main(lambda: _group_data(plan, model, folder))
+    data = runner.on_main(lambda: _group_data(plan, model, folder, is_new=is_new))
+    steps_per_epoch = data.plan(config, runner.num_processes).steps_per_epoch
+    facts |= {"data": data.identity(), "num_steps": config.num_steps(steps_per_epoch)}
+    if not is_new:
+        _check_same(folder, facts)
     torch.manual_seed(config.seed)  # all processes must draw the same adapter
     names = set_trainable(model, config.trainable, config.lora)
     reference = Reference(model, names) if plan.policy.kl_weight else None
@@ -108,10 +118,10 @@ def run_grpo(
         _announce(plan, data, model, names, runner, rubric)
     sampler = rollouts(model) if rollouts else InProcessEngine(model, autocast=runner.uses_autocast)
     try:
-        if runner.is_main and not (folder / "run.json").exists():
+        if runner.is_main and is_new:
             write_left_out(folder / LEFT_OUT_FILE, data.left_out)
             write_uncommitted(folder)
-            _write_facts(folder, facts | {"rollouts": sampler.identity})
+            write_run(folder, facts | {"rollouts": sampler.identity})
         if rollouts and parity:
             _check_parity(plan, sampler, runner, data, first_step)
         _train(plan, folder, runner, data, reference, sampler, rubric, first_step)
@@ -214,37 +224,20 @@ def _sampled_steps(
         yield waiting
 
 
-def _group_data(plan: Grpo, model: Any, folder: Path) -> StageData:
-    """The examples, measured as prompts with a whole group of completions."""
-    data = read_stage_data(plan.sources, plan.stage(), model, folder)
+def _group_data(plan: Grpo, model: Any, folder: Path, *, is_new: bool) -> StageData:
+    """The examples, measured as prompts with a whole group of completions; what was left out at first stays out."""
+    without = frozenset() if is_new else left_out_before(folder)
+    data = read_stage_data(plan.sources, plan.stage(), model, folder, without)
     room = plan.group_size * plan.sampling.max_new_tokens
     own = [data.lessons.length(place, model) for place in range(len(data.examples))]
     lengths = tuple(length - target + room for length, target in zip(data.lengths, own, strict=True))
     return dataclasses.replace(data, lengths=lengths)
 
 
-def _facts(plan: Grpo, revision: str, engine: Engine, rubric: Rubric) -> dict[str, Any]:
-    return {
-        **run_facts(plan),
-        "model_revision": revision,
-        "num_processes": engine.num_processes,
-        "engine": str(engine.accelerator.distributed_type.value),
-        "device": str(engine.device),
-        "judges": rubric.identity,
-    }
-
-
 def _check_same(folder: Path, facts: dict[str, Any]) -> None:
     """Raise `ConfigError` when the run in `folder` is of other settings or judges, or its record cannot be read."""
-    path = folder / "run.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} is damaged ({error}), so nobody knows what the run was; choose another --run-dir"
-        ) from error
-    kept = {name: before["config"][name] for name in _WATCHING if name in before["config"]}
-    check_same_run(folder, facts | {"config": facts["config"] | kept})
+    check_same_run(folder, facts, free=_WATCHING)
+    before = read_run(folder)
     if before["judges"] != facts["judges"]:
         names = sorted(before["judges"].keys() | facts["judges"].keys())
         changed = [name for name in names if before["judges"].get(name) != facts["judges"].get(name)]
@@ -253,12 +246,6 @@ def _check_same(folder: Path, facts: dict[str, Any]) -> None:
             f"{folder} was begun with other judges ({told}), whose rewards cannot be mixed; put them back, or choose "
             "another --run-dir"
         )
-
-
-def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    unfinished = folder / "run.json.tmp"
-    unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / "run.json")
 
 
 def _announce(plan: Grpo, data: StageData, model: Any, names: Sequence[str], engine: Engine, rubric: Rubric) -> None:
